@@ -1,0 +1,1 @@
+"""What this machine lends: facts, paths, records on disk, child processes, errors."""

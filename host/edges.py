@@ -1,0 +1,36 @@
+"""The edges of a start: t0 request ... t9 gone again, stamped on the host's CLOCK_MONOTONIC."""
+
+from __future__ import annotations
+
+import time
+
+NAMES = {
+    "t0": "request",
+    "t1": "image and disk ready",
+    "t2": "just before exec of VMM or container init",
+    "t3": "VMM ready",
+    "t4": "first guest output",
+    "t5": "kernel entry (derived)",
+    "t6": "init exec",
+    "t7": "network up",
+    "t8": "first correct reply",
+    "t9": "gone again",
+}
+
+
+class Edges:
+    """Stamps of one start, in nanoseconds of CLOCK_MONOTONIC; an edge that was never passed is absent."""
+
+    __slots__ = ("stamps_ns",)
+
+    def __init__(self) -> None:
+        self.stamps_ns: dict[str, int] = {}
+
+    def mark(self, edge: str, at_ns: int | None = None) -> None:
+        """Stamp an edge now, or at a time taken before; the first stamp of an edge stays."""
+        self.stamps_ns.setdefault(edge, time.monotonic_ns() if at_ns is None else at_ns)
+
+    def since_ns(self, start: str = "t0") -> dict[str, int]:
+        """All edges relative to `start`, in nanoseconds."""
+        zero = self.stamps_ns[start]
+        return {edge: at - zero for edge, at in sorted(self.stamps_ns.items())}
