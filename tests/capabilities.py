@@ -1,0 +1,135 @@
+"""What this host can do, for tests: a missing capability skips and names itself, or fails where it must work.
+
+With `VMM_MUST_WORK=1` every capability listed in `VMM_CAPABILITIES` (all, when unset) that is missing is a failure.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ORDINARY_USER = "vmm-test"
+
+
+def _program(*names: str) -> Callable[[], str]:
+    def reason() -> str:
+        gone = [name for name in names if shutil.which(name) is None]
+        return f"not installed: {', '.join(gone)}" if gone else ""
+
+    return reason
+
+
+def _root() -> str:
+    return "" if os.geteuid() == 0 else "not root"
+
+
+def _user() -> str:
+    if os.geteuid():
+        return ""
+    known = subprocess.run(["id", ORDINARY_USER], capture_output=True, check=False).returncode == 0
+    if not known:
+        made = subprocess.run(["useradd", "-m", ORDINARY_USER], capture_output=True, text=True, check=False)
+        return made.stderr if made.returncode else ""
+    return ""
+
+
+def _cgroup() -> str:
+    if Path("/sys/fs/cgroup/memory/cgroup.procs").exists() or Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        return _root()
+    return "no cgroup controller is mounted"
+
+
+def _overlay() -> str:
+    return "" if "overlay" in Path("/proc/filesystems").read_text() else "the kernel has no overlay file system"
+
+
+def _userns() -> str:
+    limit = Path("/proc/sys/user/max_user_namespaces")
+    return "" if limit.exists() and int(limit.read_text()) > 0 else "user namespaces are off"
+
+
+def _guest_helper() -> str:
+    from host.errors import HostUnfit
+    from host.paths import guest_helper
+
+    try:
+        guest_helper()
+    except HostUnfit as error:
+        return str(error)
+    return ""
+
+
+def _kvm_device() -> str:
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"/dev/kvm: {error.strerror}"
+    return ""
+
+
+def _kernel() -> str:
+    return _program("apt-get", "dpkg-deb")()
+
+
+def _ovmf() -> str:
+    return "" if Path("/usr/share/OVMF/OVMF_CODE.fd").exists() else "OVMF is not installed"
+
+
+_REASONS: dict[str, Callable[[], str]] = {
+    "root": _root,
+    "user": _user,
+    "qemu": _program("qemu-system-x86_64", "qemu-img"),
+    "libvirt": _program("libvirtd", "virtlogd", "virsh"),
+    "cgroup": _cgroup,
+    "overlay": _overlay,
+    "userns": _userns,
+    "nft": _program("nft"),
+    "guest-helper": _guest_helper,
+    "busybox": _program("busybox"),
+    "mmdebstrap": _program("mmdebstrap"),
+    "kernel": _kernel,
+    "chromium": _program("chromium"),
+    "docker": _program("dockerd", "docker", "containerd"),
+    "docker-registry": _program("docker-registry"),
+    "skopeo": _program("skopeo"),
+    "umoci": _program("umoci"),
+    "runc": _program("runc"),
+    "crun": _program("crun"),
+    "podman": _program("podman"),
+    "lxc": _program("lxc-execute"),
+    "nspawn": _program("systemd-nspawn"),
+    "bwrap": _program("bwrap"),
+    "hyperfine": _program("hyperfine"),
+    "ovmf": _ovmf,
+    "swtpm": _program("swtpm"),
+    "aarch64": _program("qemu-system-aarch64"),
+    "slirp4netns": _program("slirp4netns"),
+    "dnsmasq": _program("dnsmasq"),
+    "sshd": lambda: "" if Path("/usr/sbin/sshd").exists() else "openssh-server is not installed",
+    "tmux": _program("tmux"),
+    "kvm-device": _kvm_device,
+}
+
+
+@functools.cache
+def why_missing(capability: str) -> str:
+    """The reason why this host lacks a capability, or an empty string."""
+    return _REASONS[capability]()
+
+
+def need(*capabilities: str) -> None:
+    """Skip the test that calls this where a capability is missing; fail where it must work."""
+    for capability in capabilities:
+        reason = why_missing(capability)
+        if not reason:
+            continue
+        listed = os.environ.get("VMM_CAPABILITIES")
+        if os.environ.get("VMM_MUST_WORK") == "1" and (listed is None or capability in listed.split()):
+            pytest.fail(f"this host must have {capability!r}: {reason}")
+        pytest.skip(f"needs {capability!r}: {reason}")
