@@ -1,0 +1,280 @@
+"""Unpacked layers: one directory a chain id, made once, shared by every image and instance that has the chain.
+
+`layers/HEX/root` is the tree in overlayfs' form and `layers/HEX/layer.json` what it was made of. HEX is half of the
+chain id: mount(2) takes one page of options, so short paths let overlayfs stack more layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from host import records
+from host.errors import BadData, Unsupported
+from images import unpack
+from images.blobs import Blobs, sha256
+
+TAR = "application/vnd.oci.image.layer.v1.tar"
+TAR_GZIP = TAR + "+gzip"
+TAR_ZSTD = TAR + "+zstd"
+_DOCKER = "application/vnd.docker.image.rootfs.diff.tar"
+MEDIA_TYPES = {TAR, TAR_GZIP, TAR_ZSTD, _DOCKER, _DOCKER + ".gzip"}
+# gzip packs zeros 1032:1 at best; a layer that grows beyond both is a bomb, whatever it says it is.
+MAX_GROWTH = 250
+FREE_GROWTH_BYTES = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of an image: its blob, and what the unpacked tar is called alone and on top of the layers below."""
+
+    digest: str
+    size: int
+    media_type: str
+    diff_id: str
+    chain_id: str
+
+
+def chain_ids(diff_ids: Sequence[str]) -> list[str]:
+    """The chain ids of a stack of layers, given bottom first (OCI image-spec v1.1, config.md, "Layer ChainID")."""
+    chain: list[str] = []
+    for diff_id in diff_ids:
+        chain.append(sha256(f"{chain[-1]} {diff_id}".encode()) if chain else diff_id)
+    return chain
+
+
+class Layers:
+    """The unpacked layers in a directory."""
+
+    def __init__(self, directory: Path, staging: Path) -> None:
+        self.directory, self.staging = directory, staging
+
+    def folder(self, chain_id: str) -> Path:
+        """The folder of a chain id, whether it is there or not."""
+        return self.directory / chain_id.removeprefix("sha256:")[:32]
+
+    def root(self, chain_id: str) -> Path:
+        """Where the unpacked tree lies."""
+        return self.folder(chain_id) / "root"
+
+    def has(self, chain_id: str) -> bool:
+        """Whether the layer is unpacked."""
+        return (self.folder(chain_id) / "layer.json").exists()
+
+    def ensure(self, blobs: Blobs, layers: Sequence[Layer]) -> tuple[Path, ...]:
+        """Unpack what is not yet unpacked of a stack (bottom first); its trees, top first."""
+        lowers: tuple[Path, ...] = ()
+        for layer in layers:
+            if not self.has(layer.chain_id):
+                self._unpack(blobs, layer, lowers)
+            lowers = (self.root(layer.chain_id), *lowers)
+        return lowers
+
+    def _unpack(self, blobs: Blobs, layer: Layer, lowers: tuple[Path, ...]) -> None:
+        folder = self.folder(layer.chain_id)
+        with records.lock(self.directory / f".{folder.name}.lock", wait_s=900):
+            if self.has(layer.chain_id):
+                return
+            with self.making() as half:
+                with reading(blobs, layer) as stream:
+                    outcome = unpack.apply(stream, half / "root", lowers, f"layer {layer.digest[:19]}")
+                self.keep(half, layer.chain_id, layer.diff_id, sorted(outcome.limits))
+
+    @contextlib.contextmanager
+    def making(self) -> Iterator[Path]:
+        """A folder for a layer to be made in, with an empty `root`; it goes away unless it is kept."""
+        half = self.staging / f"layer-{os.getpid()}-{os.urandom(6).hex()}"
+        (half / "root").mkdir(parents=True)
+        (half / "root").chmod(0o755)
+        try:
+            yield half
+        finally:
+            remove_tree(half)
+
+    def keep(self, half: Path, chain_id: str, diff_id: str, limits: Sequence[str] = ()) -> None:
+        """Give the half-made layer its place, where another command has not done so meanwhile."""
+        record = {"chain_id": chain_id, "diff_id": diff_id, "limits": list(limits)}
+        records.write(half / "layer.json", {**record, "bytes": used_bytes(half / "root")}, durable=False)
+        os.sync()  # one sync for thousands of files: a layer that is there after a crash is there as a whole
+        with contextlib.suppress(FileExistsError):
+            _rename_new(half, self.folder(chain_id))
+
+    def record(self, chain_id: str) -> records.Record:
+        """What is known of an unpacked layer: chain_id, diff_id, bytes, limits."""
+        return records.read(self.folder(chain_id) / "layer.json")
+
+    def chains(self) -> dict[str, str]:
+        """The unpacked layers: folder name -> chain id; an empty chain id where the record is missing."""
+        found: dict[str, str] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self.directory):
+                if not name.startswith("."):
+                    with contextlib.suppress(FileNotFoundError, BadData):
+                        found[name] = ""
+                        found[name] = records.read(self.directory / name / "layer.json")["chain_id"]
+        return found
+
+    def remove(self, name: str) -> None:
+        """Remove a folder of `chains`; renamed away first, so that nobody meets half of it."""
+        half = self.staging / f"gone-{os.getpid()}-{os.urandom(6).hex()}"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.directory / name, half)
+            (self.directory / f".{name}.lock").unlink(missing_ok=True)
+            remove_tree(half)
+
+
+def _rename_new(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(source, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+@contextlib.contextmanager
+def reading(blobs: Blobs, layer: Layer) -> Iterator[BinaryIO]:
+    """The layer's tar, unpacked while it is read; size, digest and diff id are checked when it has been read.
+
+    Raises BadData when the blob is not what the manifest says: nothing of it may be used then.
+    """
+    with blobs.open(layer.digest) as file:
+        checked = _Checked(file, layer.size)
+        plain = Plain(decompressed(checked), layer)
+        yield plain  # type: ignore[misc]
+        plain.drain()
+        checked.drain()
+    if checked.count != layer.size:
+        raise BadData("cannot use the layer", layer.digest, f"it has {checked.count} bytes, not {layer.size}")
+    if f"sha256:{checked.hash.hexdigest()}" != layer.digest:
+        raise BadData(
+            "cannot use the layer", layer.digest, "its content has another digest", "vmm image verify"
+        )
+    if f"sha256:{plain.hash.hexdigest()}" != layer.diff_id:
+        raise BadData("cannot use the layer", layer.digest, f"its tar is not the diff id {layer.diff_id}")
+
+
+class _Checked:
+    """Counts and digests a file as it is read, never past the size that was told."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self.size, self.count, self.hash = file, size, 0, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        left = self.size + 1 - self.count
+        data = self._file.read(left if size < 0 else min(size, left))
+        self.count += len(data)
+        self.hash.update(data)
+        return data
+
+    def drain(self) -> None:
+        while self.read(1 << 20):
+            pass
+
+
+class Plain:
+    """The plain tar of a layer: digests it as it is read, and stops what grows without end."""
+
+    def __init__(self, stream: BinaryIO, layer: Layer) -> None:
+        self._stream, self._layer, self.count, self.hash = stream, layer, 0, hashlib.sha256()
+        self._most = max(FREE_GROWTH_BYTES, MAX_GROWTH * layer.size)
+
+    def read(self, size: int = -1) -> bytes:
+        """Read from the tar; BadData when it is a bomb or its compression is broken."""
+        try:
+            data = self._stream.read(size if size >= 0 else 1 << 20)
+        except (OSError, EOFError, zlib.error) as error:
+            raise BadData(
+                "cannot use the layer", self._layer.digest, f"cannot decompress it: {error}"
+            ) from None
+        self.count += len(data)
+        if self.count > self._most:
+            why = f"{self._layer.size} bytes grew to more than {self._most}: a decompression bomb"
+            raise BadData("cannot use the layer", self._layer.digest, why)
+        self.hash.update(data)
+        return data
+
+    def drain(self) -> None:
+        """Read what the archive's reader left: the padding after its end belongs to the diff id."""
+        while self.read(1 << 20):
+            pass
+
+
+def decompressed(stream: object) -> BinaryIO:
+    """The plain bytes of a stream; the compression is told by the content, never by a name or media type."""
+    head = _Peeked(stream)
+    start = head.peek(6)
+    if start[:2] == b"\x1f\x8b":
+        return gzip.GzipFile(fileobj=head, mode="rb")  # type: ignore[call-overload,no-any-return]
+    if start[:4] == b"\x28\xb5\x2f\xfd":
+        return _zstd(head)
+    if start[:3] == b"BZh" or start == b"\xfd7zXZ\x00":
+        raise Unsupported(
+            "cannot unpack the layer", why="compressed by bzip2 or xz, which OCI layers are not"
+        )
+    return head  # type: ignore[return-value]
+
+
+def _zstd(head: object) -> BinaryIO:
+    try:
+        import zstandard  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        hint = "pip install zstandard"
+        raise Unsupported("cannot unpack the layer", why="compressed by zstd", hint=hint) from None
+    return zstandard.ZstdDecompressor().stream_reader(head, read_across_frames=True)  # type: ignore[no-any-return]
+
+
+class _Peeked:
+    """A stream whose first bytes can be looked at."""
+
+    def __init__(self, stream: object) -> None:
+        self._stream, self._head = stream, b""
+
+    def peek(self, size: int) -> bytes:
+        while len(self._head) < size:
+            more = self._stream.read(size - len(self._head))  # type: ignore[attr-defined]
+            if not more:
+                break
+            self._head += more
+        return self._head[:size]
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._head:
+            return self._stream.read(size)  # type: ignore[attr-defined,no-any-return]
+        take = len(self._head) if size < 0 else min(size, len(self._head))
+        data, self._head = self._head[:take], self._head[take:]
+        return data
+
+
+def used_bytes(tree: Path) -> int:
+    """The bytes that a tree occupies on disk (blocks of 512), a file with several names counted once."""
+    total, seen = 0, set()
+    for base, names, files in os.walk(tree):
+        for name in (*names, *files):
+            status = os.lstat(os.path.join(base, name))
+            if status.st_nlink == 1 or status.st_ino not in seen:
+                total += status.st_blocks * 512
+                if status.st_nlink > 1:
+                    seen.add(status.st_ino)
+    return total
+
+
+def remove_tree(tree: Path) -> None:
+    """Remove a tree whatever modes its directories have; nothing to remove is no error."""
+    if not tree.exists():
+        return
+    if os.geteuid() != 0:
+        for base, names, _ in os.walk(tree):
+            for name in names:
+                path = os.path.join(base, name)
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
+    shutil.rmtree(tree, ignore_errors=True)

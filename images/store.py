@@ -1,0 +1,265 @@
+"""The images of one home: an OCI image layout in `$VMM_HOME/images`, and its layers unpacked beside it.
+
+    oci-layout  index.json  blobs/sha256/HEX     the layout: skopeo and umoci read it as it lies
+    layers/                                      unpacked layers (images.layers)
+    staging/                                     what is half made: whoever comes next removes it
+    lock  use.lock                               who changes the index; who adds or prunes
+
+Source: OCI image-spec v1.1, image-layout.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from host import records
+from host.errors import BadData, NotFound
+from images import config as configs
+from images import reference
+from images.blobs import Blobs, encode, parse
+from images.config import ImageConfig
+from images.layers import MEDIA_TYPES, Layer, Layers, chain_ids
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+REF_NAME = "org.opencontainers.image.ref.name"
+CREATED = "org.opencontainers.image.created"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image in the store: the name that found it, its manifest's digest, its config, its layers' chain ids."""
+
+    name: str
+    digest: str
+    config: ImageConfig
+    layers: tuple[str, ...]
+
+
+class Store:
+    """The images of the home directory `home` (`$VMM_HOME`); made on first use."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.root = home / "images"
+        self.staging = self.root / "staging"
+        self.blobs = Blobs(self.root / "blobs", self.staging)
+        self.layers = Layers(self.root / "layers", self.staging)
+
+    # reading
+
+    def resolve(self, name: str) -> Image:
+        """The image of this name, digest (`sha256:...`), or beginning of a digest (6 digits or more).
+
+        NotFound when there is none, Usage when it is no name, BadData when the store is damaged.
+        """
+        return self.image(self.descriptor(name), name)
+
+    def images(self) -> list[Image]:
+        """All images that have a name, sorted by it."""
+        named = [(_name(entry), entry) for entry in self._index()["manifests"] if _name(entry)]
+        return [self.image(entry, name) for name, entry in sorted(named, key=lambda pair: pair[0])]
+
+    def lower_dirs(self, image: Image) -> tuple[Path, ...]:
+        """The image's unpacked layers, top first: overlayfs' lowerdir order. Unpacks on first use."""
+        if image.layers and all(self.layers.has(chain) for chain in image.layers):
+            return tuple(self.layers.root(chain) for chain in reversed(image.layers))
+        if not image.layers:
+            return (self._empty_layer(),)
+        with self.using():
+            return self.layers.ensure(self.blobs, self.stack(image.digest))
+
+    def descriptor(self, name: str) -> dict[str, Any]:
+        """The index entry of a name or digest."""
+        entries = self._index()["manifests"]
+        found = _by_digest(entries, name) if _looks_like_digest(name) else []
+        if not found:
+            wanted = reference.parse(name)
+            found = [entry for entry in entries if _matches(entry, wanted)]
+        if not found:
+            hint = "`vmm image ls` lists the images; `vmm image pull` or `vmm image build` makes one"
+            raise NotFound("no image", name, hint=hint)
+        if len({entry["digest"] for entry in found}) > 1:
+            raise NotFound("no single image", name, "several digests begin so", "give more digits")
+        return found[0]
+
+    def image(self, entry: Mapping[str, Any], name: str = "") -> Image:
+        """The Image of an index entry."""
+        manifest = self.manifest(entry["digest"])
+        document = self.blobs.document(manifest["config"]["digest"])
+        diff_ids = diff_ids_of(document)
+        if len(diff_ids) != len(manifest["layers"]):
+            raise BadData("cannot use the image", name, "manifest and configuration count different layers")
+        shown = _name(entry) if not name or _looks_like_digest(name) else reference.parse(name).tagged
+        chain = tuple(chain_ids(diff_ids))
+        return Image(shown or entry["digest"], entry["digest"], configs.from_oci(document), chain)
+
+    def manifest(self, digest: str) -> dict[str, Any]:
+        """The manifest of this digest, checked to be one (an index in its place is refused, CVE-2021-41190)."""
+        return checked_manifest(self.blobs.document(digest), digest)
+
+    def document(self, digest: str) -> dict[str, Any]:
+        """The whole image configuration that belongs to a manifest."""
+        return self.blobs.document(self.manifest(digest)["config"]["digest"])
+
+    def stack(self, digest: str) -> list[Layer]:
+        """The layers of a manifest, bottom first."""
+        manifest = self.manifest(digest)
+        diff_ids = diff_ids_of(self.blobs.document(manifest["config"]["digest"]))
+        return [
+            Layer(told["digest"], told["size"], told.get("mediaType", ""), diff_id, chain_id)
+            for told, diff_id, chain_id in zip(manifest["layers"], diff_ids, chain_ids(diff_ids), strict=True)
+        ]
+
+    # changing
+
+    @contextlib.contextmanager
+    def using(self) -> Iterator[None]:
+        """Hold off `prune` while blobs are added that no index entry names yet."""
+        self._prepare()
+        with records.lock(self.root / "use.lock", shared=True, wait_s=600):
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until nobody adds blobs, and keep others from beginning: for prune."""
+        self._prepare()
+        with records.lock(self.root / "use.lock", wait_s=600):
+            yield
+
+    def add(self, document: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], name: str = "") -> Image:
+        """Store an image of this configuration and these layer descriptors (bottom first), under a name if given."""
+        body = encode(document)
+        config = {"mediaType": CONFIG, "digest": self.blobs.put(body), "size": len(body)}
+        manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": list(layers)}
+        data = encode(manifest)
+        return self.enter(self.blobs.put(data), len(data), name)
+
+    def enter(self, digest: str, size: int, name: str = "", media_type: str = MANIFEST) -> Image:
+        """Enter a manifest that is among the blobs into the index; the name is taken from whoever had it."""
+        entry: dict[str, Any] = {"mediaType": media_type, "digest": digest, "size": size}
+        if name:
+            entry["annotations"] = {REF_NAME: reference.parse(name).tagged}
+        image = self.image(entry)
+        with self.changing() as entries:
+            entries[:] = [e for e in entries if not _replaced(e, entry)]
+            entries.append(entry)
+        return image
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[list[dict[str, Any]]]:
+        """The index entries to change in place, under the lock; written whole at the end."""
+        self._prepare()
+        with records.lock(self.root / "lock"):
+            index = self._index()
+            yield index["manifests"]
+            records.write_bytes(self.root / "index.json", encode(index))
+
+    def _prepare(self) -> None:
+        if not (self.root / "oci-layout").exists():
+            for directory in (self.root / "blobs" / "sha256", self.staging, self.layers.directory):
+                directory.mkdir(parents=True, exist_ok=True)
+            records.write_bytes(self.root / "oci-layout", encode({"imageLayoutVersion": "1.0.0"}))
+        self.staging.mkdir(exist_ok=True)
+
+    def _index(self) -> dict[str, Any]:
+        try:
+            data = (self.root / "index.json").read_bytes()
+        except FileNotFoundError:
+            return {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
+        index = parse(data, str(self.root / "index.json"))
+        if not isinstance(index.get("manifests"), list):
+            raise BadData(
+                "cannot read the image index", str(self.root / "index.json"), "it lists no manifests"
+            )
+        return index
+
+    def _empty_layer(self) -> Path:
+        root = self.root / "layers" / ".empty"
+        root.mkdir(parents=True, exist_ok=True)
+        return root
+
+
+def checked_manifest(document: dict[str, Any], digest: str) -> dict[str, Any]:
+    """The document if it is an image manifest and nothing else; BadData otherwise."""
+    told = document.get("mediaType", MANIFEST)
+    if "manifests" in document or told not in (MANIFEST, DOCKER_MANIFEST):
+        raise BadData("cannot use the manifest", digest, f"its content is no image manifest ({told})")
+    config, layers = document.get("config"), document.get("layers")
+    if not isinstance(config, dict) or not isinstance(layers, list):
+        raise BadData("cannot use the manifest", digest, "it names no config or no layers")
+    for descriptor in (config, *layers):
+        check_descriptor(descriptor, digest)
+    for layer in layers:
+        if layer.get("mediaType") not in MEDIA_TYPES:
+            raise BadData(
+                "cannot use the manifest", digest, f"a layer of media type {layer.get('mediaType')!r}"
+            )
+    return document
+
+
+def check_descriptor(descriptor: Any, owner: str) -> None:
+    """BadData unless it is an object with a sha256 digest and a size."""
+    if not isinstance(descriptor, dict):
+        raise BadData("cannot use the manifest", owner, "a descriptor is no object")
+    digest, size = descriptor.get("digest"), descriptor.get("size")
+    if not isinstance(digest, str) or not reference.is_digest(digest):
+        raise BadData("cannot use the manifest", owner, f"{digest!r} is no sha256 digest")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise BadData("cannot use the manifest", owner, f"{size!r} is no size")
+
+
+def diff_ids_of(document: Mapping[str, Any]) -> list[str]:
+    """The diff ids in an image configuration, bottom first."""
+    rootfs = document.get("rootfs")
+    diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    if not isinstance(diff_ids, list) or not all(
+        isinstance(d, str) and reference.is_digest(d) for d in diff_ids
+    ):
+        raise BadData("cannot use the image configuration", why="it names no layers (rootfs.diff_ids)")
+    return diff_ids
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    return str((entry.get("annotations") or {}).get(REF_NAME, ""))
+
+
+def _looks_like_digest(name: str) -> bool:
+    digits = name.removeprefix("sha256:")
+    return 6 <= len(digits) <= 64 and all(c in "0123456789abcdef" for c in digits)
+
+
+def _by_digest(entries: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    wanted = "sha256:" + name.removeprefix("sha256:")
+    return [entry for entry in entries if entry["digest"].startswith(wanted)]
+
+
+def _matches(entry: Mapping[str, Any], wanted: reference.Reference) -> bool:
+    if wanted.digest and entry["digest"] != wanted.digest:
+        return False
+    if wanted.tag:
+        return _name(entry) == wanted.tagged
+    return reference.parse(_name(entry) or "x").repository == wanted.repository
+
+
+def _replaced(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    if _name(new):
+        return _name(old) == _name(new) or (not _name(old) and old["digest"] == new["digest"])
+    return old["digest"] == new["digest"] and not _name(old)
+
+
+def now_unix_s() -> int:
+    """The time that goes into images: SOURCE_DATE_EPOCH if set (reproducible-builds.org), else now."""
+    import time
+
+    told = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return int(told) if told.isdigit() else int(time.time())
