@@ -1,0 +1,246 @@
+"""The mounts of a container as a pure list of operations.
+
+Everything below `pivot` is done with the new root as "/": a link in the image can lead anywhere inside, never
+out. Host files that must come in are picked up as detached mounts (`tree`) before, while the host is in sight.
+/proc comes last of all that the image's own links could reach, since its magic links are the one way round that.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from containers.spec import ContainerSpec, Mount
+from host.linux import syscalls as sc
+
+NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+LINKS = (
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+    ("/proc/kcore", "core"),
+)
+# The union of what docker and podman hide.
+MASKED_FILES = ("interrupts", "kcore", "keys", "latency_stats", "sched_debug", "timer_list", "timer_stats")
+MASKED_DIRS = ("/proc/acpi", "/proc/asound", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap")
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_HARDENED = sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC
+_ATTRIBUTES = {"nosuid": 2, "nodev": 4, "noexec": 8, "ro": 1}
+_FLAG_WORDS = ((1, "ro"), (2, "nosuid"), (4, "nodev"), (8, "noexec"), (1 << 24, "strictatime"))
+
+
+class Op(NamedTuple):
+    """The name of an effect in `containers.rootfs`, and its arguments."""
+
+    call: str
+    args: tuple[str | int | None, ...]
+
+
+class Host(NamedTuple):
+    """The folder of the container and whose rights do the work."""
+
+    folder: str
+    own_user: bool
+    rootless: bool
+
+
+def root(spec: ContainerSpec, host: Host) -> list[Op]:
+    """The operations that need the host in sight: private mounts, copies of what comes in, the new root."""
+    merged = f"{host.folder}/merged"
+    ops = [Op("mount", (None, "/", None, sc.MS_REC | sc.MS_SLAVE, None))]
+    ops += [_tree(slot, mount) for slot, mount in enumerate(_binds(spec, host))]
+    ops.append(Op("mount", ("overlay", merged, "overlay", 0, overlay_options(spec, host))))
+    ops.append(Op("pivot", (merged,)))
+    return ops
+
+
+def overlay_options(spec: ContainerSpec, host: Host) -> str:
+    """The data of the overlay mount: image layers below, the container's own layer on top."""
+    lower = ":".join(_escaped(path) for path in spec.lower_dirs)
+    upper, work = (_escaped(f"{host.folder}/{name}") for name in ("upper", "work"))
+    extra = ",volatile" if spec.ephemeral else ""
+    if host.own_user and host.rootless:
+        extra += ",userxattr"  # trusted.* belongs to the initial user namespace
+    return f"lowerdir={lower},upperdir={upper},workdir={work}{extra}"
+
+
+def _escaped(path: str) -> str:
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
+
+
+def _binds(spec: ContainerSpec, host: Host) -> list[Mount]:
+    """What comes in from the host, in the order in which it is placed."""
+    device = [Mount("device", one.target, one.source, options=("dev",)) for one in spec.devices]
+    if host.own_user:  # mknod(2) needs CAP_MKNOD in the initial user namespace
+        device += [Mount("device", f"/dev/{name}", f"/dev/{name}", options=("dev",)) for name, _, _ in NODES]
+    if host.own_user and spec.network == "host":  # a new sysfs needs the owner of the network namespace
+        device.append(Mount("bind", "/sys", "/sys", True, options=("rec",)))
+    mounts = [one for one in spec.mounts if one.kind in ("bind", "volume")]
+    return device + sorted(mounts, key=lambda one: one.target.count("/"))
+
+
+def _tree(slot: int, mount: Mount) -> Op:
+    attributes = sum(_ATTRIBUTES.get(word, 0) for word in mount.options)
+    if "suid" not in mount.options:
+        attributes |= sc.MOUNT_ATTR_NOSUID
+    if "dev" not in mount.options:
+        attributes |= sc.MOUNT_ATTR_NODEV
+    if mount.read_only:
+        attributes |= sc.MOUNT_ATTR_RDONLY
+    return Op("tree", (slot, mount.source, attributes))
+
+
+def inside(spec: ContainerSpec, host: Host) -> list[Op]:
+    """The operations under the new root, up to where the cgroup must be known."""
+    ops = [Op("real_directory", (path,)) for path in ("/proc", "/sys", "/dev")]
+    own_sys = not (host.own_user and spec.network == "host")
+    if own_sys:
+        read_only = 0 if spec.privileged else sc.MS_RDONLY
+        ops.append(Op("mount", ("sysfs", "/sys", "sysfs", _HARDENED | read_only, None)))
+    ops += _dev(spec, host)
+    ops += _wanted(spec, host)
+    ops.append(Op("mount", ("proc", "/proc", "proc", _HARDENED, None)))
+    if spec.uts_namespace == "private":
+        ops.append(Op("sethostname", (spec.hostname or spec.name,)))
+    if spec.network in ("none", "private"):
+        ops.append(Op("loopback_up", ()))
+    ops += [Op("write", (f"/proc/sys/{name.replace('.', '/')}", value)) for name, value in spec.sysctls]
+    if spec.masked and not spec.privileged:
+        ops += _hidden()
+    return ops
+
+
+def _dev(spec: ContainerSpec, host: Host) -> list[Op]:
+    ops = [Op("mount", ("tmpfs", "/dev", "tmpfs", sc.MS_NOSUID | sc.MS_STRICTATIME, "mode=755,size=65536k"))]
+    if host.own_user:
+        ops += [Op("touch", (f"/dev/{name}",)) for name, _, _ in NODES]
+    else:
+        ops += [Op("mknod", (f"/dev/{name}", 0o666, major, minor)) for name, major, minor in NODES]
+    ops += [Op("symlink", (target, f"/dev/{name}")) for target, name in LINKS]
+    ops += [Op("mkdir", (f"/dev/{name}", 0o755)) for name in ("pts", "shm", "mqueue")]
+    # gid 5 is `tty` in every distribution; without a map for it the group stays ours
+    group = "" if host.own_user else ",gid=5"
+    pts = f"newinstance,ptmxmode=0666,mode=0620{group}"
+    ops.append(Op("mount", ("devpts", "/dev/pts", "devpts", sc.MS_NOSUID | sc.MS_NOEXEC, pts)))
+    ops.append(Op("mount", ("shm", "/dev/shm", "tmpfs", _HARDENED, f"mode=1777,size={spec.shm_bytes}")))
+    if spec.ipc_namespace == "private":
+        ops.append(Op("mount", ("mqueue", "/dev/mqueue", "mqueue", _HARDENED, None)))
+    return ops
+
+
+def _wanted(spec: ContainerSpec, host: Host) -> list[Op]:
+    """The user's mounts, outer before inner; the place is made where the image lacks it."""
+    ops = []
+    for slot, mount in enumerate(_binds(spec, host)):
+        ops.append((mount.target, Op("place", (slot, mount.target, mount.source))))
+    for mount in spec.mounts:
+        if mount.kind == "tmpfs":
+            ops.append((mount.target, Op("tmpfs", (mount.target, *_tmpfs_options(mount)))))
+    ops.sort(key=lambda one: one[0].count("/"))
+    return [op for _, op in ops]
+
+
+def _tmpfs_options(mount: Mount) -> tuple[int, str]:
+    flags = sc.MS_NOSUID | sc.MS_NODEV | sum(_ATTRIBUTES.get(word, 0) & (8 | 1) for word in mount.options)
+    flags |= sc.MS_RDONLY if mount.read_only else 0
+    data = [word for word in mount.options if "=" in word]
+    if not any(word.startswith("mode=") for word in data):
+        data.append("mode=1777")
+    return flags, ",".join(data)
+
+
+def _hidden() -> list[Op]:
+    ops = [Op("mask_file", (f"/proc/{name}",)) for name in MASKED_FILES]
+    ops += [Op("mask_directories", MASKED_DIRS)]
+    ops += [Op("read_only", (path,)) for path in READ_ONLY]
+    return ops
+
+
+def late(spec: ContainerSpec, host: Host, hierarchies: Sequence[tuple[str, str]]) -> list[Op]:
+    """What waits until the process is in its cgroup: the cgroup namespace, its mounts, and the old root's end."""
+    ops: list[Op] = []
+    if spec.cgroup_namespace == "private":
+        ops.append(Op("unshare", (sc.CLONE_NEWCGROUP,)))
+        ops += _cgroup_mounts(hierarchies, 0 if spec.privileged else sc.MS_RDONLY)
+    ops.append(Op("detach_old_root", ()))
+    if spec.read_only:
+        ops.append(Op("read_only_root", ()))
+    return ops
+
+
+def _cgroup_mounts(hierarchies: Sequence[tuple[str, str]], read_only: int) -> list[Op]:
+    where = "/sys/fs/cgroup"
+    if not hierarchies:
+        return []
+    if hierarchies[0] == ("", ""):
+        return [Op("mount", ("cgroup", where, "cgroup2", _HARDENED | read_only, None))]
+    ops = [Op("mount", ("tmpfs", where, "tmpfs", _HARDENED, "mode=755,size=64k"))]
+    for directory, controllers in hierarchies:
+        ops.append(Op("mkdir", (f"{where}/{directory}", 0o755)))
+        ops.append(
+            Op("mount", ("cgroup", f"{where}/{directory}", "cgroup", _HARDENED | read_only, controllers))
+        )
+    ops.append(Op("mount", (None, where, None, sc.MS_REMOUNT | sc.MS_BIND | _HARDENED | read_only, None)))
+    return ops
+
+
+def describe(op: Op) -> str:
+    """The shell command that does what `op` does; after `pivot` its paths are inside the new root."""
+    words = [str(one) for one in op.args]
+    match op.call:
+        case "mount":
+            return _describe_mount(*op.args)  # type: ignore[arg-type]
+        case "tree":
+            return (
+                f"mount --rbind {shlex.quote(words[1])} $TMP/{words[0]} && mount -o remount,bind,{_flags(op)}"
+            )
+        case "place":
+            return f"mount --move $TMP/{words[0]} {shlex.quote(words[1])}  # {words[2]}"
+        case "pivot":
+            return f"cd {shlex.quote(words[0])} && pivot_root . ."
+        case "mknod":
+            return f"mknod -m {op.args[1]:o} {words[0]} c {words[2]} {words[3]}"
+        case "mkdir":
+            return f"mkdir -m {op.args[1]:o} {words[0]}"
+        case "tmpfs":
+            return f"mkdir -p {shlex.quote(words[0])} && mount -t tmpfs -o {words[2]} tmpfs {shlex.quote(words[0])}"
+        case "write":
+            return f"echo {shlex.quote(words[1])} > {words[0]}"
+        case "mask_directories":
+            return f"for d in {' '.join(words)}; do mount -t tmpfs -o ro,size=0 tmpfs $d; done"
+    return _SHELL[op.call].format(*map(shlex.quote, words))
+
+
+_SHELL = {
+    "real_directory": "test ! -L {0} && mkdir -p {0}",
+    "touch": "touch {0}",
+    "symlink": "ln -s {0} {1}",
+    "sethostname": "hostname {0}",
+    "loopback_up": "ip link set lo up",
+    "mask_file": "mount --bind /dev/null {0}",
+    "read_only": "mount --bind {0} {0} && mount -o remount,bind,ro {0}",
+    "unshare": "unshare --cgroup",
+    "detach_old_root": "umount -l .",
+    "read_only_root": "mount -o remount,bind,ro /",
+}
+
+
+def _flags(op: Op) -> str:
+    return (
+        ",".join(word for bit, word in _FLAG_WORDS if isinstance(op.args[2], int) and op.args[2] & bit)
+        or "rw"
+    )
+
+
+def _describe_mount(source: str | None, target: str, fstype: str | None, flags: int, data: str | None) -> str:
+    if flags & sc.MS_SLAVE:
+        return f"mount --make-rslave {target}"
+    words = [word for bit, word in _FLAG_WORDS if flags & bit] + ([data] if data else [])
+    if flags & sc.MS_REMOUNT:
+        words.insert(0, "remount,bind")
+    option = f"-o {shlex.quote(','.join(words))} " if words else ""
+    kind = f"-t {fstype} " if fstype else ""
+    return f"mount {kind}{option}{source + ' ' if source else ''}{shlex.quote(target)}"

@@ -1,0 +1,155 @@
+"""From a spec to the list of system calls that makes the container: pure, printable, run by nobody here.
+
+An Op is the name of an effect of `containers.rootfs` and its arguments; `describe` says it as the shell command
+that would do the same by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from containers import mounts
+from containers.capabilities import mask
+from containers.mounts import Op
+from containers.spec import DEFAULT_PATH, ContainerSpec
+from containers.users import Identity
+from host.linux import cgroup, syscalls
+
+# kind, the spec's field, the flag of clone(2), the option of unshare(1)
+NAMESPACES = (
+    ("user", "user_namespace", syscalls.CLONE_NEWUSER, "--user"),
+    ("mnt", "", syscalls.CLONE_NEWNS, "--mount"),
+    ("pid", "pid_namespace", syscalls.CLONE_NEWPID, "--pid --fork"),
+    ("ipc", "ipc_namespace", syscalls.CLONE_NEWIPC, "--ipc"),
+    ("uts", "uts_namespace", syscalls.CLONE_NEWUTS, "--uts"),
+    ("net", "network", syscalls.CLONE_NEWNET, "--net"),
+    ("cgroup", "cgroup_namespace", syscalls.CLONE_NEWCGROUP, "--cgroup"),
+)
+
+
+class Facts(NamedTuple):
+    """What the plan must know of this host and folder; everything else is in the spec."""
+
+    folder: str
+    identity: Identity
+    rootless: bool
+    cgroup_layout: cgroup.Layout
+    cgroup_name: str
+    shared_user_namespace: bool = False
+
+
+class Plan(NamedTuple):
+    """Everything that will be done, in order."""
+
+    clone_flags: int
+    joins: tuple[tuple[str, str], ...]
+    ops: tuple[Op, ...]
+    late_ops: tuple[Op, ...]
+    settings: tuple[cgroup.Setting, ...]
+    candidates: tuple[str, ...]
+    argv: tuple[str, ...]
+    env: tuple[str, ...]
+    identity: Identity
+    capabilities: int
+    cwd: str
+    umask: int
+
+
+def plan(spec: ContainerSpec, facts: Facts) -> Plan:
+    """The whole plan. The cgroup namespace is not in `clone_flags`: it is made late, inside the new cgroup."""
+    own_user = facts.rootless or spec.user_namespace != "host"
+    flags, joins = _namespaces(spec, own_user)
+    env = _env(spec, facts.identity)
+    host = mounts.Host(facts.folder, own_user, facts.rootless)
+    return Plan(
+        clone_flags=flags,
+        joins=joins,
+        ops=tuple(mounts.root(spec, host) + mounts.inside(spec, host)),
+        late_ops=tuple(mounts.late(spec, host, _hierarchies(facts))),
+        settings=tuple(cgroup.settings(facts.cgroup_layout.version, spec.limits)),
+        candidates=_candidates(spec.argv[0], env),
+        argv=spec.argv,
+        env=env,
+        identity=facts.identity,
+        capabilities=mask(None if spec.privileged else spec.capabilities),
+        cwd=spec.cwd,
+        umask=spec.umask,
+    )
+
+
+def _namespaces(spec: ContainerSpec, own_user: bool) -> tuple[int, tuple[tuple[str, str], ...]]:
+    flags, joins = 0, []
+    for kind, field, flag, _ in NAMESPACES:
+        value = "private" if kind == "mnt" else getattr(spec, field)
+        if kind == "user":
+            value = "private" if own_user else "host"
+        if value.startswith("/"):
+            joins.append((kind, value))
+        elif value != "host" and kind != "cgroup":
+            flags |= flag
+    return flags, tuple(joins)
+
+
+def _hierarchies(facts: Facts) -> list[tuple[str, str]]:
+    """v1: (directory, controllers) of each hierarchy that holds a group of ours; v2: one nameless."""
+    layout = facts.cgroup_layout
+    if layout.version == 2:
+        return [("", "")] if layout.bases else []
+    groups: dict[str, list[str]] = {}
+    for controller in layout.controllers(cgroup.DEFAULT_CONTROLLERS):
+        groups.setdefault(str(layout.bases[controller]), []).append(controller)
+    return [(base.rsplit("/", 1)[-1], ",".join(names)) for base, names in groups.items()]
+
+
+def _env(spec: ContainerSpec, identity: Identity) -> tuple[str, ...]:
+    """The command's environment, later words winning, with what every program expects to find."""
+    values = {
+        "PATH": DEFAULT_PATH,
+        "HOSTNAME": spec.hostname or spec.name,
+        "HOME": identity.home,
+        "container": "vmm",
+    }
+    if spec.tty:
+        values["TERM"] = "xterm"
+    for word in spec.env:
+        name, _, value = word.partition("=")
+        values[name] = value
+    return tuple(f"{name}={value}" for name, value in values.items())
+
+
+def _candidates(command: str, env: Sequence[str]) -> tuple[str, ...]:
+    """The paths at which the command may be: execvp's search, done before the root changes."""
+    if "/" in command:
+        return (command,)
+    path = next(word[5:] for word in env if word.startswith("PATH="))
+    return tuple(f"{directory or '.'}/{command}" for directory in path.split(":"))
+
+
+def describe(plan: Plan, facts: Facts) -> list[str]:
+    """The plan as shell commands, for `--dry-run` and `explain`."""
+    lines = []
+    for one in plan.settings:
+        base = facts.cgroup_layout.bases.get(one.controller)
+        if base:
+            lines.append(f"echo '{one.value}' > {base}/{cgroup.PARENT}/{facts.cgroup_name}/{one.file}")
+    names = [option for _, _, flag, option in NAMESPACES if plan.clone_flags & flag]
+    joined = [f"nsenter --{kind}={path}" for kind, path in plan.joins]
+    lines.append(" ".join([*joined, "unshare", *names, "--", "sh"]).strip())
+    lines += [mounts.describe(op) for op in (*plan.ops, *plan.late_ops)]
+    lines.append(_describe_exec(plan))
+    return lines
+
+
+def _describe_exec(plan: Plan) -> str:
+    import shlex
+
+    who = plan.identity
+    groups = ",".join(map(str, who.groups)) or "0"
+    from containers.capabilities import names
+
+    kept = ",".join(f"+{name.lower()}" for name in names(plan.capabilities))
+    return (
+        f"setpriv --reuid {who.uid} --regid {who.gid} --groups {groups} --bounding-set=-all,{kept} "
+        f"--inh-caps=-all --no-new-privs env -i {shlex.join(plan.env)} {shlex.join(plan.argv)}"
+    )

@@ -1,0 +1,188 @@
+"""What a container shall be: a frozen record, nothing of how."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from host.errors import Usage
+from host.linux.cgroup import Limits
+
+# The eleven that podman keeps (containers.conf(5), default_capabilities).
+DEFAULT_CAPABILITIES = (
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "NET_BIND_SERVICE",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+)
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_SHM_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount asked for: `kind` is "bind", "volume" (a bind of our own directory) or "tmpfs".
+
+    `options` are words of mount(8) (nosuid, nodev, noexec, suid, dev, size=..., mode=...); `own` gives the
+    source to the container's user first (docker's and podman's `:U`).
+    """
+
+    kind: str
+    target: str
+    source: str = ""
+    read_only: bool = False
+    options: tuple[str, ...] = ()
+    own: bool = False
+    propagation: str = "private"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device node of the host inside: `access` is the cgroup's rwm."""
+
+    source: str
+    target: str
+    access: str = "rwm"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """A command run inside every `interval_s`; `action` ("none", "restart", "kill", "stop") once it is unhealthy."""
+
+    argv: tuple[str, ...]
+    interval_s: float = 30.0
+    timeout_s: float = 30.0
+    start_period_s: float = 0.0
+    retries: int = 3
+    action: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """A container. `lower_dirs` are the image's unpacked layers, top first; `env` holds NAME=value words.
+
+    Namespaces are "private", "host" or a path of a namespace file (/proc/PID/ns/KIND); `network` also knows
+    "none" (private, loopback only). `user_namespace` is "host" or "auto" for root, always "private" for others.
+    `user` is read against the image's own /etc/passwd. `restart` is "no", "on-failure[:N]", "always" or
+    "unless-stopped". `ephemeral` says that the writable layer need not survive a crash of the host (--rm).
+    """
+
+    name: str
+    lower_dirs: tuple[str, ...]
+    argv: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    cwd: str = "/"
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    hostname: str = ""
+    mounts: tuple[Mount, ...] = ()
+    devices: tuple[Device, ...] = ()
+    limits: Limits = Limits()
+    capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
+    no_new_privileges: bool = True
+    seccomp: str = "default"
+    masked: bool = True
+    privileged: bool = False
+    network: str = "none"
+    pid_namespace: str = "private"
+    ipc_namespace: str = "private"
+    uts_namespace: str = "private"
+    cgroup_namespace: str = "private"
+    user_namespace: str = "host"
+    read_only: bool = False
+    init: bool = False
+    tty: bool = False
+    interactive: bool = False
+    shm_bytes: int = DEFAULT_SHM_BYTES
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
+    oom_score_adj: int | None = None
+    umask: int = 0o022
+    stop_signal: str = "TERM"
+    restart: str = "no"
+    health: Health | None = None
+    ephemeral: bool = False
+    log_bytes: int = 10 << 20
+    log_files: int = 3
+
+    def to_record(self) -> dict[str, Any]:
+        """The spec as JSON knows it; what equals the default is left out."""
+        record = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value != one.default:
+                record[one.name] = _plain(value)
+        return record
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> ContainerSpec:
+        """The spec that `to_record` described; unknown fields of a later version are ignored."""
+        known = {one.name for one in fields(cls)}
+        values = {key: _tuples(value) for key, value in record.items() if key in known}
+        for key, make in (("mounts", Mount), ("devices", Device)):
+            if key in record:
+                values[key] = tuple(make(**_record_tuples(one)) for one in record[key])
+        if "limits" in record:
+            values["limits"] = Limits(**_record_tuples(record["limits"]))
+        if record.get("health"):
+            values["health"] = Health(**_record_tuples(record["health"]))
+        return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return asdict(value)
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
+
+
+def _record_tuples(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: _tuples(value) for key, value in record.items()}
+
+
+def check(spec: ContainerSpec) -> None:
+    """Refuse with Usage what no host could run; looks at the words only."""
+    _check_words(spec)
+    _check_paths(spec)
+
+
+def _check_words(spec: ContainerSpec) -> None:
+    if not spec.argv or not spec.argv[0]:
+        raise Usage(
+            "cannot start", spec.name, "no command: neither the image nor you named one", "vmm run IMAGE CMD"
+        )
+    for word in (*spec.argv, *spec.env, spec.cwd, spec.user, spec.hostname):
+        if "\0" in word:
+            raise Usage("cannot start", spec.name, "a word holds a NUL byte")
+    if len(spec.hostname) > 64:
+        raise Usage("cannot set the host name", spec.hostname, "longer than 64 characters (sethostname(2))")
+
+
+def _check_paths(spec: ContainerSpec) -> None:
+    if not spec.cwd.startswith("/"):
+        raise Usage("cannot use the working directory", spec.cwd, "not an absolute path")
+    if spec.cwd.startswith("/proc/"):
+        # CVE-2024-21626: /proc/self/fd/N as cwd is a way out of the root
+        raise Usage(
+            "cannot use the working directory", spec.cwd, "a path inside /proc may lead out of the container"
+        )
+    for mount in spec.mounts:
+        parts = mount.target.split("/")
+        if not mount.target.startswith("/") or ".." in parts or not any(parts):
+            raise Usage(
+                "cannot mount on", mount.target, "the target must be an absolute path below /, without .."
+            )
+        if parts[1] == "proc":
+            raise Usage("cannot mount on", mount.target, "nothing may cover /proc: it is what hides the host")

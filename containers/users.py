@@ -1,0 +1,103 @@
+"""Who a command runs as: a user's words read against the image's own /etc/passwd and /etc/group.
+
+Read by us, from the layers, before the container exists: NSS would load the image's libraries into our process
+(CVE-2019-14271).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from host.errors import Usage
+from host.linux import syscalls
+
+_MAX_ID = (1 << 32) - 2
+_MAX_FILE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Numeric ids and the home directory of the command's user."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    home: str = "/"
+
+
+def resolve(words: str, roots: Sequence[str], extra_groups: Sequence[str] = ()) -> Identity:
+    """The ids behind `USER[:GROUP]`, names looked up in the topmost of `roots` that has the file.
+
+    Raises Usage for a name that is not there, a number out of range, and anything that is neither.
+    """
+    passwd = _table(roots, "etc/passwd", 7)
+    group = _table(roots, "etc/group", 4)
+    user, colon, group_word = (words or "0").partition(":")
+    if not user or (colon and not group_word):
+        raise Usage("cannot run as the user", repr(words), "write it as USER, UID, USER:GROUP or UID:GID")
+    entry = _find(user, passwd)
+    uid = _number(entry[2] if entry else user, words)
+    gid = _gid(group_word, group, words) if group_word else _number(entry[3], words) if entry else 0
+    name = entry[0] if entry else None
+    member = () if group_word else tuple(_number(one[2], words) for one in group if name in one[3].split(","))
+    extra = tuple(_gid(one, group, words) for one in extra_groups)
+    groups = tuple(dict.fromkeys((gid, *member, *extra)))
+    return Identity(uid, gid, groups, (entry[5] if entry else "") or "/")
+
+
+def _find(user: str, passwd: list[list[str]]) -> list[str] | None:
+    named = next((one for one in passwd if one[0] == user), None)
+    if named or not user.isdecimal():
+        return named
+    return next((one for one in passwd if one[2].isdecimal() and int(one[2]) == int(user)), None)
+
+
+def _gid(word: str, group: list[list[str]], words: str) -> int:
+    named = next((one for one in group if one[0] == word), None)
+    return _number(named[2] if named else word, words)
+
+
+def _number(word: str, words: str) -> int:
+    # isdecimal alone would take Arabic digits; int alone would take "1_000", " 1" and "-1" (CVE-2026-30892 class)
+    if not (word.isascii() and word.isdecimal()):
+        raise Usage(
+            "cannot run as the user",
+            repr(words),
+            f"{word!r} is not in the image",
+            "give numbers, as 1000:1000",
+        )
+    if int(word) > _MAX_ID:
+        raise Usage("cannot run as the user", repr(words), f"{word} is not an id (0 to {_MAX_ID})")
+    return int(word)
+
+
+def _table(roots: Sequence[str], name: str, columns: int) -> list[list[str]]:
+    for root in roots:
+        data = _read_inside(root, name)
+        if data is not None:
+            rows = [line.split(":") for line in data.decode("utf-8", "replace").splitlines()]
+            return [row for row in rows if len(row) >= columns]
+    return []
+
+
+def _read_inside(root: str, name: str) -> bytes | None:
+    """The regular file `name` inside `root`; no link of the image leads out of it (openat2, RESOLVE_IN_ROOT)."""
+    try:
+        root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fd = syscalls.openat2(root_fd, name.encode(), os.O_RDONLY | os.O_NONBLOCK, syscalls.RESOLVE_IN_ROOT)
+    except OSError:
+        return None
+    finally:
+        os.close(root_fd)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return b""  # overlayfs's whiteout is a character device: deleted above, do not look below
+        return os.read(fd, _MAX_FILE_BYTES)
+    finally:
+        os.close(fd)

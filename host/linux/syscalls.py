@@ -1,0 +1,297 @@
+"""The system calls that Python does not offer, each under its own name: the only place with ctypes.
+
+Every wrapper raises OSError with the call's errno and, where it has one, the path. Paths are bytes: between
+clone(2) and execve(2) nothing may look up a codec, since codecs are modules and modules are files.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Sequence
+from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
+
+# sched.h, clone(2)
+CLONE_NEWTIME = 0x00000080
+CLONE_PARENT = 0x00008000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+# sys/mount.h, mount(2)
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_MOVE = 8192
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
+MS_RELATIME = 1 << 21
+MS_STRICTATIME = 1 << 24
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+# linux/mount.h
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+MOUNT_ATTR_RDONLY = 0x01
+MOUNT_ATTR_NOSUID = 0x02
+MOUNT_ATTR_NODEV = 0x04
+MOUNT_ATTR_NOEXEC = 0x08
+MOUNT_ATTR_IDMAP = 0x00100000
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+
+# linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+# linux/prctl.h, linux/seccomp.h, linux/capability.h
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
+PR_SET_NAME = 15
+PR_SET_SECCOMP = 22
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+SECCOMP_MODE_FILTER = 2
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
+CLOSE_RANGE_CLOEXEC = 4
+
+# asm-generic/unistd.h and asm/unistd_64.h agree on every number from 424 on
+_NR_PIDFD_SEND_SIGNAL = 424
+_NR_CLONE3 = 435
+_NR_OPENAT2 = 437
+
+# sys/socket.h, net/if.h, linux/sockios.h
+_AF_INET = 2
+_SOCK_DGRAM = 2
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _prototype(name: str, *argtypes: type) -> ctypes._NamedFuncPointer:
+    function: ctypes._NamedFuncPointer = getattr(_libc, name)
+    function.argtypes = list(argtypes)
+    return function
+
+
+# `syscall` is variadic: a long for every argument is what the kernel's calling convention wants.
+_syscall = _prototype("syscall", c_long, c_long, c_long, c_long, c_long, c_long)
+_syscall.restype = c_long
+_clone3 = ctypes.CDLL(None, use_errno=True)["syscall"]
+_clone3.argtypes, _clone3.restype = [c_long, c_char_p, c_long], c_long
+_openat2 = ctypes.CDLL(None, use_errno=True)["syscall"]
+_openat2.argtypes, _openat2.restype = [c_long, c_int, c_char_p, c_char_p, c_long], c_long
+_unshare = _prototype("unshare", c_int)
+_setns = _prototype("setns", c_int, c_int)
+_mount = _prototype("mount", c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
+_umount2 = _prototype("umount2", c_char_p, c_int)
+_pivot_root = _prototype("pivot_root", c_char_p, c_char_p)
+_open_tree = _prototype("open_tree", c_int, c_char_p, c_uint)
+_move_mount = _prototype("move_mount", c_int, c_char_p, c_int, c_char_p, c_uint)
+_mount_setattr = _prototype("mount_setattr", c_int, c_char_p, c_uint, c_char_p, c_ulong)
+_sethostname = _prototype("sethostname", c_char_p, c_ulong)
+_prctl = _prototype("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+_prctl_pointer = ctypes.CDLL(None, use_errno=True)["prctl"]
+_prctl_pointer.argtypes = [c_int, c_ulong, c_void_p]
+_capset = _prototype("capset", c_char_p, c_char_p)
+_close_range = _prototype("close_range", c_uint, c_uint, c_int)
+_execve = _prototype("execve", c_char_p, c_void_p, c_void_p)
+_socket = _prototype("socket", c_int, c_int, c_int)
+_ioctl = _prototype("ioctl", c_int, c_ulong, c_char_p)
+_signal = _prototype("signal", c_int, c_void_p)
+_sigset = ctypes.create_string_buffer(128)
+_sigemptyset = _prototype("sigemptyset", c_char_p)
+_sigprocmask = _prototype("sigprocmask", c_int, c_char_p, c_char_p)
+_execveat = _prototype("execveat", c_int, c_char_p, c_void_p, c_void_p, c_int)
+
+
+def _failed(path: bytes | None = None) -> OSError:
+    # No strerror: the parent words the error, this may run where libc must load nothing.
+    return OSError(ctypes.get_errno(), "", path)
+
+
+def clone3(flags: int, exit_signal: int, cgroup_fd: int = -1) -> int:
+    """Clone this process without sharing memory; 0 in the child. Only safe while single-threaded: clone3(2).
+
+    glibc does not learn of it, so its locks must be free, which one thread guarantees.
+    """
+    into_cgroup = 0x200000000 if cgroup_fd >= 0 else 0
+    args = struct.pack("11Q", flags | into_cgroup, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, max(cgroup_fd, 0))
+    pid: int = _clone3(_NR_CLONE3, args, len(args))
+    if pid < 0:
+        raise _failed()
+    return pid
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    if _unshare(flags):
+        raise _failed()
+
+
+def setns(fd: int, kind: int) -> None:
+    """setns(2); `fd` is a namespace file or a pidfd."""
+    if _setns(fd, kind):
+        raise _failed()
+
+
+def mount(
+    source: bytes | None, target: bytes, fstype: bytes | None, flags: int, data: bytes | None = None
+) -> None:
+    """mount(2); None stays NULL, since empty data costs the kernel a page."""
+    if _mount(source, target, fstype, flags, data):
+        raise _failed(target)
+
+
+def umount2(target: bytes, flags: int) -> None:
+    """umount2(2)."""
+    if _umount2(target, flags):
+        raise _failed(target)
+
+
+def pivot_root(new_root: bytes, put_old: bytes) -> None:
+    """pivot_root(2)."""
+    if _pivot_root(new_root, put_old):
+        raise _failed(new_root)
+
+
+def open_tree(fd: int, path: bytes, flags: int) -> int:
+    """open_tree(2): a descriptor of a mount, with OPEN_TREE_CLONE of a detached copy."""
+    tree: int = _open_tree(fd, path, flags)
+    if tree < 0:
+        raise _failed(path)
+    return tree
+
+
+def move_mount(from_fd: int, to_fd: int, to_path: bytes = b"") -> None:
+    """move_mount(2) of the tree behind `from_fd` onto `to_path`, or onto `to_fd` itself without one."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if to_path else MOVE_MOUNT_T_EMPTY_PATH)
+    if _move_mount(from_fd, b"", to_fd, to_path, flags):
+        raise _failed(to_path)
+
+
+def mount_setattr(
+    fd: int, path: bytes, flags: int, attr_set: int, attr_clear: int = 0, userns_fd: int = 0
+) -> None:
+    """mount_setattr(2)."""
+    attr = struct.pack("4Q", attr_set, attr_clear, 0, userns_fd)
+    if _mount_setattr(fd, path, flags, attr, len(attr)):
+        raise _failed(path)
+
+
+def sethostname(name: bytes) -> None:
+    """sethostname(2)."""
+    if _sethostname(name, len(name)):
+        raise _failed(name)
+
+
+def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
+    """prctl(2) with integer arguments."""
+    answer: int = _prctl(option, a, b, c, d)
+    if answer < 0:
+        raise _failed()
+    return answer
+
+
+def seccomp_filter(program: bytes) -> None:
+    """Install a BPF program (struct sock_filter[]) for this process: seccomp(2), SECCOMP_MODE_FILTER."""
+    instructions = ctypes.create_string_buffer(program, len(program))
+    fprog = ctypes.create_string_buffer(
+        struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(instructions))
+    )
+    if _prctl_pointer(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(fprog)):
+        raise _failed()
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """capset(2) of this process; each set is a mask with bit n for capability n."""
+    low, high = 0xFFFFFFFF, 32
+    sets = (effective, permitted, inheritable)
+    header = struct.pack("Ii", LINUX_CAPABILITY_VERSION_3, 0)
+    if _capset(header, struct.pack("6I", *(one & low for one in sets), *(one >> high for one in sets))):
+        raise _failed()
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = CLOSE_RANGE_CLOEXEC) -> None:
+    """close_range(2); by default marks the descriptors close-on-exec."""
+    if _close_range(first, last, flags):
+        raise _failed()
+
+
+def openat2(fd: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
+    """openat2(2)."""
+    how = struct.pack("3Q", flags | os.O_CLOEXEC, mode, resolve)
+    opened: int = _openat2(_NR_OPENAT2, fd, path, how, len(how))
+    if opened < 0:
+        raise _failed(path)
+    return opened
+
+
+def pidfd_send_signal(pidfd: int, number: int) -> None:
+    """pidfd_send_signal(2)."""
+    if _syscall(_NR_PIDFD_SEND_SIGNAL, pidfd, number, 0, 0, 0):
+        raise _failed()
+
+
+class Words:
+    """A NULL-terminated char*[] for execve, built while building is still allowed."""
+
+    __slots__ = ("_array", "address")
+
+    def __init__(self, words: Sequence[bytes]) -> None:
+        self._array = (c_char_p * (len(words) + 1))(*words, None)
+        self.address = ctypes.addressof(self._array)
+
+
+def execve(path: bytes, argv: Words, env: Words) -> None:
+    """execve(2): returns only by raising."""
+    _execve(path, argv.address, env.address)
+    raise _failed(path)
+
+
+def execveat(fd: int, argv: Words, env: Words) -> None:
+    """execveat(2) of the file behind `fd` itself: returns only by raising."""
+    _execveat(fd, b"", argv.address, env.address, AT_EMPTY_PATH)
+    raise _failed()
+
+
+def loopback_up() -> None:
+    """Bring `lo` up in this network namespace: netdevice(7), SIOCSIFFLAGS with IFF_UP."""
+    fd = _socket(_AF_INET, _SOCK_DGRAM | os.O_CLOEXEC, 0)
+    if fd < 0:
+        raise _failed()
+    try:
+        if _ioctl(fd, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP)):
+            raise _failed(b"lo")
+    finally:
+        os.close(fd)
+
+
+def default_signals() -> None:
+    """Every signal back to its default and none blocked, as execve(2) would keep ignored and blocked ones."""
+    for number in range(1, 65):
+        _signal(number, None)
+    _sigemptyset(_sigset)
+    _sigprocmask(2, _sigset, None)
