@@ -1,0 +1,66 @@
+"""What killed commands left on the networks of one home, found and taken away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from host import paths
+from host.linux.net import members, netlink, networks
+from host.linux.net.addresses import Subnet
+from host.linux.net.netlink import Netlink
+
+
+def repair(home: Path) -> list[str]:
+    """Release dead members' leases and ports, stray links on our bridges, and what is left of removed
+    networks.
+
+    Idempotent, safe beside running commands; returns one line for each thing that went.
+    """
+    gone: list[str] = []
+    for network in networks.listing(home):
+        if network.folder.is_dir():
+            with networks.held(network):
+                gone += members.sweep(network)
+                gone += _stray_links(network)
+                if members_alive(network) and not networks.is_up(network):
+                    networks.bring_up(network)
+                    gone.append(f"the missing parts of {network.name} (brought up again)")
+    return gone + _left_folders(home)
+
+
+def members_alive(network: networks.Network) -> bool:
+    """Whether a member is on the network."""
+    return any(lease.alive() for lease in network.leases.all())
+
+
+def _stray_links(network: networks.Network) -> list[str]:
+    """Ports of the bridge that no lease names: made by a command that was killed before it could write or
+    undo.
+    """
+    master = netlink.index_of(network.bridge)
+    if not master:
+        return []
+    named = {lease.link for lease in network.leases.all()}
+    with Netlink() as socket:
+        stray = [link for link in netlink.links(socket) if link.master == master and link.name not in named]
+        stray = [
+            link
+            for link in stray
+            if link.kind == "veth" and link.name.startswith("v") and len(link.name) == 13
+        ]
+        socket.send([netlink.delete(link.number, link.name) for link in stray])
+    return [f"link {link.name} on {network.name}" for link in stray]
+
+
+def _left_folders(home: Path) -> list[str]:
+    """Run folders of networks whose record is gone: `rm` was killed between the two."""
+    root = paths.run_dir(home) / ".net"
+    gone = []
+    for name in sorted(os.listdir(root)) if root.is_dir() else []:
+        if not (networks.folder_of(home, name) / "network.json").exists():
+            networks.take_down(networks.Network(home, name, Subnet(0, 29), networks.bridge_name(home, name)))
+            shutil.rmtree(root / name, ignore_errors=True)
+            gone.append(f"what was left of the network {name}")
+    return gone
