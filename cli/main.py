@@ -1,0 +1,209 @@
+"""The front door: finds the command's module, runs it, and tells every failure in the same voice."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from typing import Protocol
+
+    class Command(Protocol):
+        def configure(self, parser: argparse.ArgumentParser) -> None: ...
+        def main(self, args: argparse.Namespace) -> int: ...
+
+
+# command -> (module, one line for --help). The groups are the order of --help.
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "Start": {
+        "run": ("cli.run", "make an instance of an image and run a command in it"),
+        "create": ("cli.run", "make an instance without starting it"),
+        "start": ("cli.lifecycle", "start instances that stand still"),
+        "clone": ("cli.clone", "make an instance from another one, alive or not"),
+    },
+    "Change": {
+        "stop": ("cli.lifecycle", "ask instances to end, then make them"),
+        "restart": ("cli.lifecycle", "stop and start again"),
+        "kill": ("cli.lifecycle", "send a signal to the command, or pull a machine's plug"),
+        "pause": ("cli.lifecycle", "freeze instances"),
+        "resume": ("cli.lifecycle", "let paused instances go on"),
+        "wait": ("cli.lifecycle", "wait until instances have ended, or a machine is ready"),
+        "rename": ("cli.lifecycle", "give an instance another name"),
+        "update": ("cli.update", "change memory and processors of an instance"),
+        "reset": ("cli.machine", "press a machine's reset button"),
+        "rm": ("cli.lifecycle", "remove instances"),
+    },
+    "Look": {
+        "ls": ("cli.listing", "list instances of both kinds"),
+        "inspect": ("cli.looking", "all that is known of an instance"),
+        "explain": ("cli.looking", "what an instance is made of, and the commands that would do it by hand"),
+        "stats": ("cli.stats", "processor, memory and input/output, live"),
+        "top": ("cli.looking", "the processes inside"),
+        "events": ("cli.events", "what happens to instances, as it happens"),
+        "logs": ("cli.looking", "what an instance has said"),
+        "port": ("cli.looking", "published ports"),
+        "df": ("cli.space", "what takes disk space"),
+    },
+    "Go inside": {
+        "exec": ("cli.inside", "run one more command in an instance"),
+        "shell": ("cli.inside", "a shell in an instance"),
+        "attach": ("cli.inside", "join the terminal of a running instance"),
+        "console": ("cli.console", "the serial console of a machine"),
+        "screenshot": ("cli.screenshot", "a picture of a machine's screen"),
+        "cp": ("cli.copying", "copy files in and out"),
+        "diff": ("cli.diff", "files that a container has changed"),
+    },
+    "Keep": {
+        "commit": ("cli.commit", "make an image of a container"),
+        "export": ("cli.export", "write an instance to one file"),
+        "snapshot": ("cli.snapshot", "states of an instance to return to"),
+        "template": ("cli.template", "frozen machines from which clones start at once"),
+        "compact": ("cli.machine", "give a machine's freed disk space back"),
+        "migrate": ("cli.migrate", "move a running machine to another QEMU"),
+    },
+    "Set up": {
+        "image": ("cli.image", "images: list, build, pull, push, convert ..."),
+        "network": ("cli.network", "networks that both kinds join"),
+        "volume": ("cli.volume", "storage that outlives instances"),
+        "prune": ("cli.space", "remove what nothing uses"),
+        "doctor": ("cli.doctor", "what this host can do, why not, and what mends it"),
+        "completion": ("cli.completion", "completion for bash, zsh or fish"),
+    },
+    "Labs": {
+        "plan": ("cli.lab", "what `up` would do for a lab.yaml"),
+        "up": ("cli.lab", "bring the instances of a lab.yaml up"),
+        "down": ("cli.lab", "take them down"),
+        "ps": ("cli.lab", "the state of the instances of a lab.yaml"),
+    },
+    "Measure": {
+        "bench": ("cli.bench", "measure instances of both kinds side by side"),
+        "claims": ("cli.claims", "put what textbooks say to the test"),
+        "race": ("cli.race", "start one image as everything at once"),
+        "report": ("cli.report", "make pages from results"),
+    },
+}
+
+# docker's contract: these give the command's own status, so every error of ours is 125.
+STATUS_OF_OURS = {"run": 125, "create": 125, "exec": 125}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status; never raises."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = words[0] if words else "--help"
+    try:
+        return _dispatch(command, words[1:])
+    except SystemExit as leave:  # argparse: --help, or a usage error that it has told already
+        status = leave.code if isinstance(leave.code, int) else 2
+        return STATUS_OF_OURS.get(command, status) if status else 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`vmm ls | head`): keep the interpreter's last flush from complaining.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except Exception as error:
+        return _told(command, error)
+
+
+def _dispatch(command: str, words: list[str]) -> int:
+    if command in ("-h", "--help", "help"):
+        return _help()
+    if command in ("-V", "--version", "version"):
+        print(f"vmm {version()}")
+        return 0
+    module = _module(command)
+    import argparse
+
+    parser = argparse.ArgumentParser(prog=f"vmm {command}", description=_line(command), allow_abbrev=False)
+    parser.set_defaults(command=command)
+    module.configure(parser)
+    return module.main(parser.parse_args(words))
+
+
+def _module(command: str) -> Command:
+    from importlib import import_module
+
+    for commands in GROUPS.values():
+        if command in commands:
+            try:
+                return import_module(commands[command][0])
+            except ModuleNotFoundError as error:
+                if error.name != commands[command][0]:
+                    raise
+                from host.errors import Unsupported
+
+                raise Unsupported(f"cannot run vmm {command}", why="this build does not have it") from None
+    from difflib import get_close_matches
+
+    from host.errors import Usage
+
+    near = get_close_matches(command, [name for commands in GROUPS.values() for name in commands], 1, 0.5)
+    hint = f"did you mean `vmm {near[0]}`?" if near else "vmm --help lists the commands"
+    raise Usage("no command", repr(command), hint=hint)
+
+
+def _line(command: str) -> str:
+    line = next(commands[command][1] for commands in GROUPS.values() if command in commands)
+    return line[0].upper() + line[1:] + "."
+
+
+def _help() -> int:
+    print("vmm: virtual machines and containers from the same image, and what each costs\n")
+    print("usage: vmm COMMAND [options]        vmm COMMAND --help        vmm --version")
+    for group, commands in GROUPS.items():
+        print(f"\n{group}")
+        for name, (_, line) in commands.items():
+            print(f"  {name:<11} {line}")
+    return 0
+
+
+def version() -> str:
+    """The installed version of the project."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("vmm-lab")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def _told(command: str, error: Exception) -> int:
+    from host.errors import Failure, from_os_error
+
+    if isinstance(error, OSError) and error.errno is not None and not os.environ.get("VMM_DEBUG"):
+        # The system refused something that nobody retold: its own words are better than a traceback.
+        error = from_os_error(f"cannot finish vmm {command}", error)
+    if isinstance(error, Failure):
+        sys.stderr.write(f"vmm {command}: {error.told()}\n")
+        if os.environ.get("VMM_DEBUG"):
+            _traceback()
+        # 126 and 127 speak of the command inside: they are its status, not ours
+        ours = STATUS_OF_OURS.get(command, error.exit_status)
+        return error.exit_status if error.exit_status in (126, 127) else ours
+    if os.environ.get("VMM_DEBUG"):
+        _traceback()
+    sys.stderr.write(
+        f"vmm {command}: this is a fault of vmm itself: {type(error).__name__}: {error}\n"
+        "hint: run it again with VMM_DEBUG=1 and report what it prints\n"
+    )
+    return STATUS_OF_OURS.get(command, 1)
+
+
+def _traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
+def entry() -> None:
+    """The console script: the status is the process's own."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,241 @@
+"""RunRequest and image -> ContainerSpec: what docker's rules make of both."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from containers.spec import (
+    DEFAULT_CAPABILITIES,
+    DEFAULT_PATH,
+    DEFAULT_SHM_BYTES,
+    ContainerSpec,
+    Device,
+    Health,
+    Mount,
+)
+from host.errors import NotFound, Usage, WrongState
+from host.linux.cgroup import Limits
+from instances import names
+from instances.command import argv_of, environment
+
+if TYPE_CHECKING:
+    from images.config import ImageConfig
+    from images.store import Image
+    from instances.requests import RunRequest
+
+DEFAULT_NETWORK = "none"
+
+
+def container_spec(
+    request: RunRequest, image: Image, lower_dirs: tuple[str, ...], name: str, identity: str
+) -> ContainerSpec:
+    """The ContainerSpec that the request and the image's own configuration ask for together."""
+    config = image.config
+    hostname = request.hostname or names.short(identity)
+    return ContainerSpec(
+        name=name,
+        lower_dirs=lower_dirs,
+        argv=argv_of(request, config),
+        env=environment(request, config, DEFAULT_PATH, hostname),
+        cwd=request.workdir or config.workdir or "/",
+        user=request.user if request.user is not None else config.user,
+        hostname=hostname,
+        mounts=mounts(request, config),
+        devices=tuple(_device(text) for text in request.devices),
+        limits=limits(request),
+        capabilities=capabilities(request),
+        read_only=request.read_only,
+        init=request.init,
+        tty=request.tty,
+        interactive=request.interactive,
+        sysctls=request.sysctls,
+        ulimits=tuple(_ulimit(text) for text in request.ulimits),
+        stop_signal=(request.stop_signal or config.stop_signal or "TERM").removeprefix("SIG"),
+        restart=_restart(request.restart),
+        health=_health(request, config),
+        ephemeral=request.rm,
+        privileged=request.privileged,
+        **_namespaces(request),
+        **_security(request),
+        shm_bytes=request.shm_bytes or DEFAULT_SHM_BYTES,
+        **_network(request),
+    )
+
+
+def limits(request: RunRequest) -> Limits:
+    """The cgroup limits asked for; docker's --memory-swap counts memory and swap together."""
+    swap = None
+    if request.memory_swap_bytes is not None:
+        swap = request.memory_swap_bytes - (request.memory_bytes or 0)
+        if request.memory_bytes is None or swap < 0:
+            raise Usage(
+                "cannot set --memory-swap",
+                why="it counts memory and swap together",
+                hint="give --memory, not above it",
+            )
+    return Limits(
+        memory_bytes=request.memory_bytes,
+        swap_bytes=swap,
+        cpus=request.cpus,
+        shares=request.cpu_shares,
+        cpuset=request.cpuset,
+        pids=request.pids_limit,
+    )
+
+
+def capabilities(request: RunRequest) -> tuple[str, ...]:
+    """The kept ones with --cap-drop taken away and --cap-add put on top."""
+    from containers.capabilities import adjusted
+
+    return adjusted(DEFAULT_CAPABILITIES, request.cap_add, request.cap_drop)
+
+
+def mounts(request: RunRequest, config: ImageConfig) -> tuple[Mount, ...]:
+    """Volumes and tmpfs asked for, then the image's own volumes that nothing of these covers."""
+    from instances import volumes
+
+    made = []
+    for volume in request.volumes:
+        named = not volume.source.startswith("/")
+        source = str(volumes.data_dir(volume.source)) if named else volume.source
+        kind = "volume" if named else "bind"
+        made.append(Mount(kind, volume.target, source, volume.read_only, own=volume.chown))
+    for text in request.tmpfs:
+        target, _, options = text.partition(":")
+        made.append(Mount("tmpfs", target, options=tuple(filter(None, options.split(",")))))
+    return tuple(made)
+
+
+def _device(text: str) -> Device:
+    parts = text.split(":")
+    if len(parts) > 3 or not parts[0].startswith("/dev/"):
+        hint = "write it as /dev/NAME[:/dev/INSIDE[:rwm]]"
+        raise Usage("cannot pass the device", repr(text), "not a path in /dev", hint)
+    target = parts[1] if len(parts) > 1 and parts[1] else parts[0]
+    return Device(parts[0], target, parts[2] if len(parts) > 2 else "rwm")
+
+
+def _ulimit(text: str) -> tuple[str, int, int]:
+    name, _, values = text.partition("=")
+    soft, colon, hard = values.partition(":")
+    try:
+        low = -1 if soft in ("-1", "unlimited") else int(soft)
+        high = low if not colon else -1 if hard in ("-1", "unlimited") else int(hard)
+    except ValueError:
+        raise Usage(
+            "cannot read the limit", repr(text), hint="for example --ulimit nofile=1024:4096"
+        ) from None
+    return name, low, high
+
+
+def _restart(policy: str) -> str:
+    word, colon, count = policy.partition(":")
+    known = ("no", "always", "on-failure", "unless-stopped")
+    if word not in known or (colon and (word != "on-failure" or not count.isdigit())):
+        raise Usage("no restart policy", repr(policy), hint="no, on-failure[:N], always or unless-stopped")
+    return policy
+
+
+def _health(request: RunRequest, config: ImageConfig) -> Health | None:
+    told = config.healthcheck
+    argv: tuple[str, ...]
+    if request.health_cmd is not None:
+        argv = ("/bin/sh", "-c", request.health_cmd)
+    elif told and told.test and told.test[0] == "CMD":
+        argv = (*told.test[1:],)
+    elif told and told.test and told.test[0] == "CMD-SHELL":
+        argv = ("/bin/sh", "-c", *told.test[1:])
+    else:
+        return None
+    plain = Health(argv)
+    return Health(
+        argv,
+        interval_s=request.health_interval_s or (told and told.interval_ns / 1e9) or plain.interval_s,
+        timeout_s=(told and told.timeout_ns / 1e9) or plain.timeout_s,
+        start_period_s=(told and told.start_period_ns / 1e9) or plain.start_period_s,
+        retries=request.health_retries or (told and told.retries) or plain.retries,
+        action=request.health_action or plain.action,
+    )
+
+
+def _namespaces(request: RunRequest) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for field, kind, words in (
+        ("pid_namespace", "pid", request.pid),
+        ("ipc_namespace", "ipc", request.ipc),
+        ("uts_namespace", "uts", request.uts),
+    ):
+        if words is not None:
+            made[field] = _shared(words, kind)
+    if request.userns is not None:
+        if request.userns not in ("auto", "host"):
+            raise Usage("no user namespace", repr(request.userns), hint="--userns auto, or host")
+        made["user_namespace"] = request.userns
+    return made
+
+
+def _shared(words: str, kind: str) -> str:
+    """A namespace's words as the spec knows them: private, host, or the file of a running neighbour's."""
+    if words in ("host", "private"):
+        return words
+    if words == "none" and kind == "net":
+        return words
+    if not words.startswith("container:"):
+        raise Usage(f"no {kind} namespace", repr(words), hint="host, or container:NAME")
+    from instances import kinds, registry
+
+    neighbour = registry.find(words.removeprefix("container:"))
+    if neighbour.kind != kinds.CONTAINER:
+        raise NotFound("no container", repr(neighbour.name), "it is a machine: it has no namespace to share")
+    init = kinds.optional(neighbour, "pid")()
+    if init is None:
+        raise WrongState(
+            "cannot share the namespace of",
+            neighbour.name,
+            "it is not running",
+            f"vmm start {neighbour.name}",
+        )
+    return f"/proc/{init}/ns/{kind}"
+
+
+def _security(request: RunRequest) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for option in request.security_opt:
+        key, _, value = option.replace(":", "=", 1).partition("=")
+        if key == "seccomp":
+            made["seccomp"] = value if value in ("unconfined", "default") else os.path.abspath(value)
+        elif key == "no-new-privileges":
+            made["no_new_privileges"] = value != "false"
+        elif key == "systempaths" and value == "unconfined":
+            made["masked"] = False
+        else:
+            hint = "seccomp=FILE|unconfined, no-new-privileges[=false], systempaths=unconfined"
+            raise Usage("no security option", repr(option), hint=hint)
+    return made
+
+
+def _network(request: RunRequest) -> dict[str, Any]:
+    words = request.network or default_network()
+    if words.startswith("container:"):
+        words = _shared(words, "net")
+    if words in ("none", "host") or words.startswith("/"):
+        _no_ports(request, words)
+        return {"network": words}
+    return {
+        "network": words,
+        "ports": tuple((p.host_ip, p.host_port, p.port, p.protocol) for p in request.ports),
+        "aliases": request.aliases,
+        "ip": request.ip or "",
+    }
+
+
+def default_network() -> str:
+    """The network of an instance that asks for none: `$VMM_NETWORK`, else the bridge."""
+    return os.environ.get("VMM_NETWORK") or DEFAULT_NETWORK
+
+
+def _no_ports(request: RunRequest, words: str) -> None:
+    if request.ports:
+        why = f"--network {words} has no address of its own"
+        raise Usage("cannot publish a port", str(request.ports[0].port), why, "leave --network out, or -p")

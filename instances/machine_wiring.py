@@ -1,0 +1,209 @@
+"""RunRequest and image -> MachineSpec, and the disk, kernel and seed that the machine starts from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from host import paths
+from host.errors import NotFound, Unsupported, Usage
+from instances import names
+from instances.command import argv_of, environment
+from vmm.spec import KERNEL_BOOTS, Command, Disk, Forward, MachineSpec, Nic, Share, check
+
+if TYPE_CHECKING:
+    from images.store import Image
+    from instances.requests import RunRequest
+    from instances.wiring import Identity
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# A command that is one of these takes the machine over as its pid 1: system mode.
+INITS = (
+    "/sbin/init",
+    "/lib/systemd/systemd",
+    "/usr/lib/systemd/systemd",
+    "/usr/sbin/init",
+    "/bin/init",
+    "/init",
+)
+
+
+class Files(NamedTuple):
+    """The files of a start: paths only, so that a plan can be drawn before they are there."""
+
+    disk: str
+    kernel: str = ""
+    initrd: str = ""
+    seed: str = ""
+
+
+def prepare(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
+    """The spec, with its disk made as a thin layer over the image's, and its kernel and initrd at hand."""
+    draft = machine_spec(request, image, who, _planned(request, who))
+    files = Files(str(_disk(request, image, who)), *_kernel_files(draft, request), _seed(request, who))
+    return check(machine_spec(request, image, who, files))
+
+
+def outline(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
+    """The spec that `prepare` would give, with the places where its files would be."""
+    return check(machine_spec(request, image, who, _planned(request, who)))
+
+
+def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files) -> MachineSpec:
+    """The MachineSpec that the request and the image's own configuration ask for together."""
+    argv = argv_of(request, image.config)
+    init = argv[0] if argv[0] in INITS else None
+    boot = request.boot or _default_boot(request, init)
+    hostname = request.hostname or who.name.replace("_", "-").replace(".", "-")
+    return MachineSpec(
+        name=who.name,
+        uuid=f"{who.id[:8]}-{who.id[8:12]}-4{who.id[13:16]}-8{who.id[17:20]}-{who.id[20:32]}",
+        driver=request.driver or os.environ.get("VMM_DRIVER") or "qemu",
+        accel=request.accel or os.environ.get("VMM_ACCEL") or "auto",
+        arch=request.arch or "x86_64",
+        boot=boot,
+        machine=request.machine or "",
+        memory_bytes=request.memory_bytes or (512 << 20 if init else 256 << 20),
+        cpus=_whole_cpus(request.cpus),
+        kernel=files.kernel if boot in KERNEL_BOOTS else "",
+        initrd=files.initrd if boot in KERNEL_BOOTS else "",
+        append=request.append or "",
+        root="/dev/vda" if boot in KERNEL_BOOTS else "",
+        init=init,
+        hostname=hostname,
+        command=_command(request, image, argv, hostname),
+        disks=(Disk(path=files.disk, format=request.disk_format or "qcow2"), *_volumes(request)),
+        nics=_nics(request),
+        seed=files.seed,
+        shares=_shares(request),
+        spare_ports=0 if boot == "microvm" else 4,
+        tpm=request.tpm,
+        autostart=request.autostart,
+    )
+
+
+def _default_boot(request: RunRequest, init: str | None) -> str:
+    """The quickest rung that can do what is asked: a microvm has neither hotplug nor a TPM."""
+    if request.arch not in (None, "x86_64") or request.tpm:
+        return "direct"
+    return "microvm" if init is None and not request.machine else "direct"
+
+
+def _command(request: RunRequest, image: Image, argv: tuple[str, ...], hostname: str) -> Command:
+    config = image.config
+    user = request.user if request.user is not None else config.user
+    env = environment(request, config, PATH, hostname)
+    return Command(argv=argv, env=env, cwd=request.workdir or config.workdir or "/", user=user)
+
+
+def _whole_cpus(cpus: float | None) -> int:
+    if cpus is None:
+        return 1
+    if cpus != int(cpus):
+        hint = "give a whole number, or use --ct"
+        raise Unsupported(
+            f"--cpus {cpus:g} is not for a machine", why="a processor is there or not", hint=hint
+        )
+    return int(cpus)
+
+
+def _nics(request: RunRequest) -> tuple[Nic, ...]:
+    words = request.network or "user"
+    forwards = tuple(
+        Forward(host=one.host_port, guest=one.port, host_ip=one.host_ip, protocol=one.protocol)
+        for one in request.ports
+    )
+    if words == "none":
+        if forwards:
+            raise Usage(
+                "cannot publish a port", why="--network none has no address", hint="leave --network out"
+            )
+        return ()
+    if words == "user":
+        return (Nic(kind="user", forwards=forwards),)
+    if words == "host" or words.startswith("container:"):
+        hint = "--network NAME joins a bridge that containers share; user is QEMU's own NAT"
+        raise Unsupported(f"--network {words} is not for a machine", hint=hint)
+    return (Nic(kind="network", network=names.check(words), ip=request.ip or "", forwards=forwards),)
+
+
+def _shares(request: RunRequest) -> tuple[Share, ...]:
+    folders = [volume for volume in request.volumes if volume.source.startswith("/")]
+    for volume in folders:
+        if not os.path.isdir(volume.source):
+            hint = "make it first; a machine shares folders, not single files"
+            raise NotFound("no folder to share", volume.source, hint=hint)
+    return tuple(
+        Share(source=volume.source, target=volume.target, tag=f"share{number}", read_only=volume.read_only)
+        for number, volume in enumerate(folders)
+    )
+
+
+def _volumes(request: RunRequest) -> tuple[Disk, ...]:
+    named = [volume for volume in request.volumes if not volume.source.startswith("/")]
+    if named:
+        hint = "-v /host/folder:/inside shares a folder with a machine"
+        raise Unsupported("a named volume is not for a machine yet", repr(named[0].source), hint=hint)
+    return ()
+
+
+def _planned(request: RunRequest, who: Identity) -> Files:
+    cache = paths.home() / "cache"
+    kernel = request.kernel or _kernel_word(request)
+    return Files(
+        disk=str(who.folder / f"disk.{request.disk_format or 'qcow2'}"),
+        kernel=kernel if "/" in kernel else str(cache / f"KERNEL-{kernel}"),
+        initrd=request.initrd or str(cache / "INITRD"),
+        seed=str(who.folder / "seed.iso") if request.cloud_init or request.ssh_keys else "",
+    )
+
+
+def _kernel_word(request: RunRequest) -> str:
+    """Debian's cloud kernel is the quickest; only the generic one has the 9p of shared folders."""
+    return request.kernel or (
+        "generic" if any(v.source.startswith("/") for v in request.volumes) else "cloud"
+    )
+
+
+def _disk(request: RunRequest, image: Image, who: Identity) -> Path:
+    from images import disks
+    from instances import provision
+
+    path = who.folder / f"disk.{request.disk_format or 'qcow2'}"
+    base = disks.base(provision.store(), image)
+    if (request.disk_format or "qcow2") == "qcow2":
+        disks.overlay(base, path, request.disk_bytes)
+    else:
+        if request.disk_bytes:
+            raise Unsupported(
+                "--disk is for qcow2 disks", request.disk_format or "", hint="leave --disk-format out"
+            )
+        disks.convert(base, path, request.disk_format or "", source_format="qcow2")
+    return path
+
+
+def _kernel_files(spec: MachineSpec, request: RunRequest) -> tuple[str, str]:
+    """The kernel in the form that the rung wants (microvm, pvh: the ELF with a PVH note), and its initrd."""
+    from images import initrds, kernels
+    from vmm import rungs
+
+    if spec.boot not in KERNEL_BOOTS:
+        return "", ""
+    word = _kernel_word(request)
+    kernel = kernels.guest_kernel(paths.home(), Path(word) if "/" in word else word)
+    image = kernel.bzimage if spec.boot == "direct" else kernel.vmlinux
+    if request.initrd:
+        return str(image), os.path.abspath(request.initrd)
+    wanted = rungs.modules(spec.boot, spec.shares)
+    return str(image), str(initrds.initrd(paths.home(), kernel, paths.guest_helper(), wanted))
+
+
+def _seed(request: RunRequest, who: Identity) -> str:
+    if not (request.cloud_init or request.ssh_keys):
+        return ""
+    from images import seeds
+
+    path = who.folder / "seed.iso"
+    seeds.write(path, seeds.Seed())
+    return str(path)

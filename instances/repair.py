@@ -1,0 +1,110 @@
+"""What killed commands left: recognised by free locks and missing records, and removed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from host import paths, records
+from host.errors import DeadlinePassed, Failure
+from instances import kinds, registry
+
+
+def sweep() -> list[str]:
+    """Remove every half-made and every abandoned instance; what was removed, one line each."""
+    return [said for folder in registry.folders() if (said := _swept(folder))]
+
+
+def sweep_one(folder: Path) -> bool:
+    """Remove the instance in this folder if it is half made or abandoned; whether it was."""
+    return bool(_swept(folder))
+
+
+def _swept(folder: Path) -> str:
+    """The sentence about what was removed, or nothing. A folder that somebody holds is never touched."""
+    if not (registry.is_free(folder) and registry.is_free(folder / "lock")):
+        return ""
+    record = folder / registry.RECORD
+    if record.exists() and not _may_be_abandoned(folder):
+        return ""
+    try:
+        with records.lock(folder / "lock", wait_s=0):
+            return _remove_if_stray(folder)
+    except (DeadlinePassed, FileNotFoundError):
+        return ""  # somebody took it, or another sweep was faster
+
+
+def _may_be_abandoned(folder: Path) -> bool:
+    try:
+        return bool(registry.load(folder.name).rm)
+    except Failure:
+        return False
+
+
+def _remove_if_stray(folder: Path) -> str:
+    if not (folder / registry.RECORD).exists():
+        registry.remove_folder(folder)
+        return f"half-made instance {folder.name}"
+    instance = registry.load(folder.name)
+    backend = kinds.backend(instance)
+    if not instance.rm or not registry.is_free(folder) or backend.state() in kinds.RUNNING:
+        return ""
+    backend.remove()
+    registry.remove_folder(folder)
+    return f"abandoned instance {folder.name}"
+
+
+def repair() -> list[str]:
+    """Everything that is half made in this home, in every room; what was removed, one line each."""
+    said = sweep()
+    said += _temporary_files(paths.home())
+    said += _run_directories()
+    for room in ("host.linux.net", "containers.repair", "vmm.repair", "images.repair"):
+        said += _room(room)
+    return said
+
+
+def _room(module: str) -> list[str]:
+    """What a room's own `repair(home) -> list[str]` removed."""
+    from importlib import import_module, util
+
+    try:
+        found = util.find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        return []
+    mend = getattr(import_module(module), "repair", None)
+    return list(mend(paths.home())) if mend else []
+
+
+def _temporary_files(home: Path) -> list[str]:
+    """Temp files of records whose writer died before its rename: `.NAME.PID.tmp` of a pid that is gone."""
+    said = []
+    for folder in (home, *registry.folders(), home / "volumes", *_children(home / "volumes")):
+        for path in folder.glob(".*.tmp"):
+            pid = path.name.split(".")[-2]
+            if pid.isdigit() and not Path("/proc", pid).exists():
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+                    said.append(f"temporary file {path}")
+    return said
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+
+
+def _run_directories() -> list[str]:
+    """Run directories of instances that are no more."""
+    said = []
+    known = {folder.name for folder in registry.folders()}
+    for entry in _children(paths.run_dir()):
+        if entry.name not in known and not entry.name.startswith((".", "_")):
+            registry.remove_tree(entry)
+            said.append(f"run directory {entry}")
+    return said

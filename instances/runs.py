@@ -1,0 +1,305 @@
+"""What `vmm run` and its kin do, for both kinds: what cli and bench.targets call."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from host.edges import Edges
+from host.errors import DeadlinePassed, Failure, InUse, Usage, WrongState
+from instances import kinds, names, registry, wiring
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from host.stdio import Stdio
+    from instances.registry import Instance
+    from instances.requests import Port, RunRequest
+
+
+def plan(request: RunRequest) -> str:
+    """The plan of the instance as text; makes nothing and asks neither for root nor for KVM."""
+    from instances import provision
+
+    return kinds.backend(wiring.outline(request, provision.image_or_outline(request.image))).plan()
+
+
+def run(request: RunRequest, stdio: Stdio, edges: Edges) -> int:
+    """Make the instance and see its command through to its end; its exit status.
+
+    With `rm` nothing is left; a start that failed leaves nothing either.
+    """
+    with _made(request, edges) as instance:
+        backend = kinds.backend(instance)
+        with _unmade_on_failure(instance, backend):
+            status = backend.run(stdio, edges)
+        if instance.rm:
+            _discard(instance, backend)
+        edges.mark("t9")
+        return status
+
+
+def run_detached(request: RunRequest, edges: Edges) -> Instance:
+    """Make the instance and start it; returns when it runs."""
+    with _made(request, edges) as instance:
+        backend = kinds.backend(instance)
+        with _unmade_on_failure(instance, backend):
+            backend.start(edges)
+        return instance
+
+
+def create(request: RunRequest, edges: Edges | None = None) -> Instance:
+    """Make the instance without starting it."""
+    with _made(request, edges or Edges()) as instance:
+        return instance
+
+
+@contextlib.contextmanager
+def _made(request: RunRequest, edges: Edges) -> Iterator[Instance]:
+    """A new instance on disk, owned by this command as long as the context lasts."""
+    from instances import provision
+
+    edges.mark("t0")
+    if request.name is not None:
+        _refuse_taken(request.name)
+    image = provision.image(request.image)
+    with contextlib.ExitStack() as owned:
+        with registry.claim(request.name) as (identity, name, folder):
+            instance = wiring.make(request, image, wiring.identity_of(identity, name))
+            # An instance that goes with its command need not outlive a crash of the host: no fsync.
+            registry.save(instance, durable=not request.rm)
+            owned.enter_context(registry.owned(folder))
+        edges.mark("t1")
+        yield instance
+
+
+def _refuse_taken(name: str) -> None:
+    """Say it before an image is made for minutes; `claim` is what decides."""
+    from instances import repair
+
+    folder = registry.folder_of(names.check(name))
+    if (folder / registry.RECORD).exists() and not repair.sweep_one(folder):
+        hint = f"vmm rm {name} removes it, --name chooses another"
+        raise InUse("cannot take the name", repr(name), "an instance has it", hint)
+
+
+@contextlib.contextmanager
+def _unmade_on_failure(instance: Instance, backend: kinds.Backend) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        _discard(instance, backend)
+        raise
+
+
+def _discard(instance: Instance, backend: kinds.Backend) -> None:
+    """Remove what this command made; another command may have been faster, and that is as good."""
+    with contextlib.suppress(FileNotFoundError):
+        backend.remove()
+    registry.remove_folder(instance.folder)
+
+
+def start(instance: Instance, edges: Edges | None = None) -> None:
+    """Start an instance that stands still; raises WrongState when it runs already."""
+    with registry.held(instance):
+        backend = kinds.backend(instance)
+        if backend.state() in kinds.RUNNING:
+            raise WrongState("cannot start", instance.name, f"it is {backend.state()} already")
+        backend.start(edges or Edges())
+
+
+def stop(instance: Instance, time_s: float) -> None:
+    """Ask it to end, and make it after `time_s` seconds; what stands still already is left so."""
+    with registry.held(instance, wait_s=time_s + 30):
+        backend = kinds.backend(instance)
+        if backend.state() in kinds.RUNNING:
+            backend.stop(time_s)
+
+
+def restart(instance: Instance, time_s: float) -> None:
+    """Stop, then start."""
+    with registry.held(instance, wait_s=time_s + 30):
+        backend = kinds.backend(instance)
+        if backend.state() in kinds.RUNNING:
+            backend.stop(time_s)
+        backend.start(Edges())
+
+
+def start_attached(instance: Instance, stdio: Stdio) -> int:
+    """Start an instance in the foreground; the status of its command."""
+    with registry.held(instance):
+        backend = kinds.backend(instance)
+        _must_run(backend, instance, "start", running=False)
+        owner = registry.owned(instance.folder)
+        owner.__enter__()
+    try:
+        return backend.run(stdio, Edges())
+    finally:
+        owner.__exit__(None, None, None)
+
+
+def kill(instance: Instance, signal: int) -> None:
+    """Send a signal to the command; a machine knows KILL and what its driver can pass on."""
+    backend = kinds.backend(instance)
+    _must_run(backend, instance, "signal")
+    backend.kill(signal)
+
+
+def pause(instance: Instance) -> None:
+    """Freeze it."""
+    with registry.held(instance):
+        backend = kinds.backend(instance)
+        _must_run(backend, instance, "pause")
+        backend.pause()
+
+
+def resume(instance: Instance) -> None:
+    """Let it go on; raises WrongState when it is not paused."""
+    with registry.held(instance):
+        backend = kinds.backend(instance)
+        if (state := backend.state()) != "paused":
+            raise WrongState("cannot resume", instance.name, f"it is {state}, not paused")
+        backend.resume()
+
+
+def _must_run(backend: kinds.Backend, instance: Instance, what: str, running: bool = True) -> None:
+    state = backend.state()
+    if (state in kinds.RUNNING) != running:
+        hint = f"vmm start {instance.name}" if running else ""
+        raise WrongState(f"cannot {what}", instance.name, f"it is {state}", hint)
+
+
+def wait_for(instance: Instance, condition: str, timeout_s: float | None) -> None:
+    """Wait until the instance is in that state or past it; raises DeadlinePassed with what was last seen."""
+    import time
+
+    backend = kinds.backend(instance)
+    able = getattr(backend, "wait_for", None)
+    if able is not None:
+        able(condition, timeout_s)
+        return
+    goals = {"running": kinds.RUNNING, "healthy": {"healthy"}}.get(condition)
+    if goals is None:
+        raise Usage("cannot wait for", repr(condition), f"a {kinds.WORDS[instance.kind]} has no such state")
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while (seen := _seen(backend, condition)) not in goals:
+        if deadline is not None and time.monotonic() >= deadline:
+            raise DeadlinePassed(
+                f"{instance.name} is not {condition}", why=f"after {timeout_s:g} s it is {seen}"
+            )
+        time.sleep(0.05)
+
+
+def _seen(backend: kinds.Backend, condition: str) -> str:
+    if condition == "healthy":
+        return str(backend.inspect().get("health", "without a health check"))
+    return backend.state()
+
+
+def remove(instance: Instance, force: bool = False) -> None:
+    """Remove an instance and all that is its own; `force` ends it first. Raises WrongState while it runs."""
+    with registry.held(instance):
+        backend = kinds.backend(instance)
+        state = _state(backend)
+        if state in kinds.RUNNING:
+            if not force:
+                hint = f"vmm stop {instance.name} first, or rm -f"
+                raise WrongState("cannot remove", instance.name, f"it is {state}", hint)
+            _end(backend)
+        backend.remove()
+        registry.remove_folder(instance.folder)
+
+
+def _end(backend: kinds.Backend) -> None:
+    with contextlib.suppress(WrongState):  # it ended between our look and our kill
+        backend.stop(0)
+
+
+def _state(backend: kinds.Backend) -> str:
+    try:
+        return backend.state()
+    except Failure:
+        return "unknown"
+
+
+def rename(instance: Instance, name: str) -> None:
+    """Give an instance that stands still another name."""
+    names.check(name)
+    with registry.held(instance):
+        state = kinds.backend(instance).state()
+        if state in kinds.RUNNING:
+            # Sockets, cgroup and DNS carry the name: moving them under a running instance would cut it off.
+            hint = f"vmm stop {instance.name} first"
+            raise WrongState("cannot rename", instance.name, f"it is {state}", hint)
+        registry.move(instance, name)
+
+
+class Command(NamedTuple):
+    """One more command inside, as `vmm exec` words it; both backends read these fields."""
+
+    argv: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    cwd: str = ""
+    user: str = ""
+    privileged: bool = False
+    detach: bool = False
+
+
+def execute(instance: Instance, command: Command, stdio: Stdio) -> int:
+    """Run one more command in a running instance; its own status."""
+    backend = kinds.backend(instance)
+    _must_run(backend, instance, "run a command in")
+    return backend.exec(command, stdio)
+
+
+_SHELLS = "command -v bash >/dev/null 2>&1 && exec bash -l; exec sh -l"
+
+
+def shell(instance: Instance, user: str, stdio: Stdio) -> int:
+    """The best shell that the image has, as a login shell."""
+    env = (f"TERM={os.environ.get('TERM', 'xterm')}",)
+    return execute(instance, Command(("sh", "-c", _SHELLS), env=env, user=user), stdio)
+
+
+def attach(instance: Instance, stdio: Stdio, detach_keys: str | None) -> int:
+    """Join the command's own terminal; its status when it ends, 0 after the detach keys."""
+    _must_run(kinds.backend(instance), instance, "attach to")
+    status: int = kinds.optional(instance, "attach")(stdio, detach_keys)
+    return status
+
+
+def ports(instance: Instance) -> list[Port]:
+    """The published ports; those that the kernel chose are told by the running instance."""
+    told = getattr(kinds.backend(instance), "ports", None)
+    found = told() if told is not None else instance.spec.get("ports", [])
+    from instances.requests import Port
+
+    return [Port(host_port, inside, protocol, host_ip) for host_ip, host_port, inside, protocol in found]
+
+
+class Row(NamedTuple):
+    """One instance as lists show it; `status` is the exit status, None where nobody saw one."""
+
+    instance: Instance
+    state: str
+    status: int | None
+    trouble: str = ""
+
+
+def listing() -> list[Row]:
+    """Every instance with its derived state; what killed commands left is removed first."""
+    from instances import repair
+
+    repair.sweep()
+    return [row(instance) for instance in registry.every()]
+
+
+def row(instance: Instance) -> Row:
+    """One instance with its derived state; one that cannot say is `unknown`, with its trouble."""
+    try:
+        backend = kinds.backend(instance)
+        state = backend.state()
+        return Row(instance, state, backend.status() if state == "exited" else None)
+    except Failure as error:
+        return Row(instance, "unknown", None, str(error))

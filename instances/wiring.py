@@ -1,0 +1,88 @@
+"""From a request and its image to an instance: the spec of its kind, and the files that its start needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from instances import names, registry, volumes
+from instances.kinds import CONTAINER
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from containers.spec import ContainerSpec
+    from images.store import Image
+    from instances.requests import RunRequest
+    from vmm.spec import MachineSpec
+
+
+class Identity(NamedTuple):
+    """The instance to be: its id, its name, and the folders that it gets."""
+
+    id: str
+    name: str
+    folder: Path
+    run: Path
+
+
+def identity_of(identity: str, name: str) -> Identity:
+    """The Identity of an id and a name."""
+    return Identity(identity, name, registry.folder_of(name), registry.run_of(name))
+
+
+def make(request: RunRequest, image: Image, who: Identity) -> registry.Instance:
+    """The instance, with every file that its start needs; the caller holds its claim and saves the record."""
+    for name in _named(request):
+        volumes.ensure(name)
+    if request.kind == CONTAINER:
+        spec: ContainerSpec | MachineSpec = _container(request, image, who)
+    else:
+        from instances import machine_wiring
+
+        spec = machine_wiring.prepare(request, image, who)
+    return _instance(request, image, who, spec)
+
+
+def outline(request: RunRequest, image: Image) -> registry.Instance:
+    """The instance as `make` would have it, for `--dry-run`: nothing is made."""
+    who = identity_of("0" * 64, names.check(request.name or "NAME"))
+    if request.kind == CONTAINER:
+        spec: ContainerSpec | MachineSpec = _container(request, image, who)
+    else:
+        from instances import machine_wiring
+
+        spec = machine_wiring.outline(request, image, who)
+    return _instance(request, image, who, spec)
+
+
+def _container(request: RunRequest, image: Image, who: Identity) -> ContainerSpec:
+    from instances import provision
+    from instances.container_wiring import container_spec
+
+    return container_spec(request, image, provision.lower_dirs(image), who.name, who.id)
+
+
+def _command(spec: Any) -> tuple[str, ...]:
+    return tuple(spec.argv if hasattr(spec, "argv") else spec.command.argv)
+
+
+def _named(request: RunRequest) -> tuple[str, ...]:
+    return tuple(volume.source for volume in request.volumes if not volume.source.startswith("/"))
+
+
+def _instance(request: RunRequest, image: Image, who: Identity, spec: Any) -> registry.Instance:
+    return registry.Instance(
+        id=who.id,
+        name=who.name,
+        kind=request.kind,
+        image=request.image,
+        image_digest=image.digest,
+        created_unix_s=registry.now_unix_s(),
+        rm=request.rm,
+        command=_command(spec),
+        labels={**image.config.labels, **dict(request.labels)},
+        volumes=_named(request),
+        spec=spec.to_record(),
+        folder=who.folder,
+        run=who.run,
+    )
