@@ -114,6 +114,7 @@ class MachineSpec:
     agent: bool = False
     display: bool = False
     cloneable: bool = False
+    ephemeral: bool = False
     autostart: bool = False
     ssh_key: str = ""
     ssh_user: str = ""
@@ -168,7 +169,9 @@ def check(spec: MachineSpec) -> MachineSpec:
     for nic in spec.nics:
         _one_of("kind of network card", nic.kind, ("user", "network"))
         if nic.mac and not _MAC.fullmatch(nic.mac):
-            raise Usage("cannot read the MAC address", repr(nic.mac), "not six pairs of lower-case hex digits")
+            raise Usage(
+                "cannot read the MAC address", repr(nic.mac), "not six pairs of lower-case hex digits"
+            )
     return spec
 
 
@@ -188,20 +191,24 @@ def _one_of(what: str, word: str, words: tuple[str, ...]) -> None:
 
 def _check_sizes(spec: MachineSpec) -> None:
     if spec.memory_bytes < SMALLEST_MEMORY_BYTES:
-        why = f"{spec.memory_bytes >> 20} MiB is below the {SMALLEST_MEMORY_BYTES >> 20} MiB that Linux boots in"
+        why = f"{spec.memory_bytes >> 20} MiB is below the {SMALLEST_MEMORY_BYTES >> 20} MiB that Linux needs"
         raise Usage("cannot use the memory size", why=why, hint="--memory 128M runs every image of ours")
     if spec.memory_bytes % (1 << 20):
         raise Usage("cannot use the memory size", str(spec.memory_bytes), "QEMU wants whole MiB")
     if spec.cpus < 1 or (spec.max_cpus and spec.max_cpus < spec.cpus):
         raise Usage("cannot use the number of cpus", str(spec.cpus), "1 at least, max_cpus at most")
     if spec.max_memory_bytes and spec.max_memory_bytes < spec.memory_bytes:
-        raise Usage("cannot use the largest memory", str(spec.max_memory_bytes), "it is below the memory asked for")
+        raise Usage(
+            "cannot use the largest memory", str(spec.max_memory_bytes), "it is below the memory asked for"
+        )
 
 
 def _check_boot(spec: MachineSpec) -> None:
     where = f"boot mode {spec.boot}"
     if spec.boot in KERNEL_BOOTS and not spec.kernel:
-        raise Usage(f"{where} needs a kernel", hint="--kernel cloud, or --boot bios|uefi to boot the disk itself")
+        raise Usage(
+            f"{where} needs a kernel", hint="--kernel cloud, or --boot bios|uefi to boot the disk itself"
+        )
     if spec.boot == "bios" and spec.arch != "x86_64":
         raise Unsupported(f"{spec.arch} has no BIOS", hint="--boot uefi or --boot direct")
     if spec.boot in ("pvh", "microvm") and spec.arch != "x86_64":

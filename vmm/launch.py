@@ -1,0 +1,66 @@
+"""How one start happens on this host: what a plan needs beside the spec, collected once and printable."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# A virtio-serial port serves one client: the first channel is its owner's, the others are for `vmm exec`.
+CHANNELS = ("guest", "guest.1", "guest.2", "guest.3")
+SOCKETS = ("ctl", "query", "serial", *CHANNELS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Facts of the host and of this one start.
+
+    `run` holds the sockets, `folder` what stays; `fds` maps a socket (or `net0`...) to the descriptor that
+    QEMU inherits; empty, as in a printed plan, QEMU makes the sockets by path. `tsc_khz` 0 means unknown.
+    """
+
+    run: str
+    folder: str
+    accel: str = "tcg"
+    tsc_khz: int = 0
+    qemu: str = "qemu-system-x86_64"
+    fds: tuple[tuple[str, int], ...] = ()
+    incoming: bool = False
+    memory_file: str = ""
+    memory_private: bool = False
+    bridges: tuple[tuple[str, str, str], ...] = field(default=())
+
+    def fd(self, name: str) -> int | None:
+        """The descriptor handed over under `name`, or None."""
+        return dict(self.fds).get(name)
+
+
+def host_tsc_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
+    """The host's TSC rate in kHz from its BogoMIPS, or 0 where there is none.
+
+    x86 derives loops_per_jiffy from the TSC, so BogoMIPS is twice the TSC's MHz at any clock scaling.
+    """
+    try:
+        text = cpuinfo.read_text()
+    except OSError:
+        return 0
+    for line in text.splitlines():
+        if line.startswith("bogomips"):
+            return round(float(line.split(":")[1]) * 500)
+    return 0
+
+
+def sockets_in(run: Path) -> dict[str, Path]:
+    """Where each socket of a machine lies."""
+    return {name: run / name for name in SOCKETS}
+
+
+def here(run: Path, folder: Path, accel: str, arch: str = "x86_64") -> Launch:
+    """The launch as a dry run prints it: this host's facts, sockets by path."""
+    return Launch(
+        run=str(run),
+        folder=str(folder),
+        accel=accel,
+        tsc_khz=host_tsc_khz() if arch == os.uname().machine == "x86_64" else 0,
+        qemu=f"qemu-system-{arch}",
+    )

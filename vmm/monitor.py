@@ -1,0 +1,140 @@
+"""A small blocking QMP client for the hot path: one socket, one command at a time, a deadline on each.
+
+`run`, `exec` and `ls` must not pay for asyncio, which qemu.qmp stands on (63 ms of imports), so what they ask
+(greeting, query-status, cont, quit) goes through here: newline-separated JSON, as the QMP specification
+(docs/interop/qmp-spec.txt) has it. Everything that waits for events or runs jobs uses `vmm.qmp`, which wraps
+qemu.qmp.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from host.errors import BadData, DeadlinePassed, Failure, WrongState
+
+Reply = dict[str, Any]
+
+
+class Monitor:
+    """A QMP conversation over a connected unix socket; `events` keeps what QEMU said in between."""
+
+    def __init__(self, connection: socket.socket, name: str) -> None:
+        self.name, self.events = name, list[Reply]()
+        self._socket, self._buffer = connection, b""
+        connection.setblocking(False)
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; QEMU takes the next client."""
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """The socket's descriptor, for poll(2)."""
+        return self._socket.fileno()
+
+    def greet(self, timeout_s: float) -> Reply:
+        """Read QEMU's greeting and enter command mode; returns the greeting.
+
+        Raises DeadlinePassed, or WrongState when QEMU hangs up first.
+        """
+        greeting = self._read(time.monotonic() + timeout_s, "the greeting")
+        if "QMP" not in greeting:
+            raise BadData("cannot talk to QEMU", self.name, "it did not greet in QMP")
+        self.execute("qmp_capabilities", timeout_s=timeout_s)
+        return greeting
+
+    def execute(self, command: str, arguments: Reply | None = None, timeout_s: float = 5.0) -> Any:
+        """Send one command and return its reply; raises Failure with QEMU's own words when it refuses."""
+        deadline = time.monotonic() + timeout_s
+        request: Reply = {"execute": command}
+        if arguments:
+            request["arguments"] = arguments
+        try:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise WrongState("cannot ask QEMU", self.name, error.strerror or str(error)) from None
+        while True:
+            reply = self._read(deadline, f"the reply to {command}")
+            if "event" in reply:
+                self.events.append(reply)
+            elif "error" in reply:
+                raise Failure(f"QEMU refused {command} of", self.name, str(reply["error"].get("desc", "")))
+            elif "return" in reply:
+                return reply["return"]
+
+    def _read(self, deadline: float, what: str) -> Reply:
+        while b"\n" not in self._buffer:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not select.select([self._socket], [], [], left_s)[0]:
+                raise DeadlinePassed("QEMU did not answer for", self.name, f"no sign of {what}")
+            try:
+                data = self._socket.recv(1 << 16)
+            except OSError:
+                data = b""
+            if not data:
+                raise WrongState("QEMU hung up on", self.name, f"before {what}")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            reply = json.loads(line)
+        except ValueError as error:
+            raise BadData("cannot read QEMU's reply for", self.name, str(error)) from None
+        if not isinstance(reply, dict):
+            raise BadData("cannot read QEMU's reply for", self.name, "not a JSON object")
+        return reply
+
+
+def connect(path: Path, timeout_s: float) -> Monitor:
+    """A monitor that has greeted; FileNotFoundError or ConnectionRefusedError where no QEMU listens."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.settimeout(timeout_s)
+        connection.connect(str(path))
+        monitor = Monitor(connection, path.parent.name)
+        monitor.greet(timeout_s)
+    except BaseException:
+        connection.close()
+        raise
+    return monitor
+
+
+# What query-status says, in the words of `vmm ls`.
+_STATES = {
+    "running": "running",
+    "paused": "paused",
+    "prelaunch": "paused",
+    "inmigrate": "paused",
+    "postmigrate": "paused",
+    "suspended": "paused",
+    "io-error": "paused",
+    "save-vm": "running",
+    "restore-vm": "running",
+    "finish-migrate": "running",
+    "debug": "paused",
+    "shutdown": "exited",
+    "guest-panicked": "exited",
+    "internal-error": "unresponsive",
+    "watchdog": "paused",
+}
+
+
+def state(path: Path, timeout_s: float = 0.2) -> str:
+    """What QEMU itself says within 200 ms, in our words, else `unresponsive`; `exited` where none listens."""
+    try:
+        with connect(path, timeout_s) as monitor:
+            said = str(monitor.execute("query-status", timeout_s=timeout_s)["status"])
+    except (FileNotFoundError, ConnectionRefusedError):
+        return "exited"
+    except (OSError, Failure):
+        return "unresponsive"
+    return _STATES.get(said, "unresponsive")
