@@ -1,4 +1,7 @@
-"""Content by its digest: `blobs/sha256/HEX` of an OCI image layout. What is under a digest has that digest."""
+"""Content by its digest: `blobs/sha256/HEX` of an OCI image layout.
+
+What is under a digest has that digest.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,10 @@ class Writing:
 
 
 class Blobs:
-    """The blobs under a directory. `staging` lies on the same file system, so that a blob appears whole or not."""
+    """The blobs under a directory.
+
+    `staging` lies on the same file system, so that a blob appears whole or not.
+    """
 
     def __init__(self, directory: Path, staging: Path) -> None:
         self.directory, self.staging = directory, staging

@@ -20,7 +20,7 @@ def host_architecture() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Healthcheck:
-    """A HEALTHCHECK: `test` is `("CMD", ...)`, `("CMD-SHELL", line)` or `("NONE",)`; zero times mean the default."""
+    """A HEALTHCHECK: `test` is `("CMD", ...)`, `("CMD-SHELL", line)` or `("NONE",)`; zero is the default."""
 
     test: tuple[str, ...]
     interval_ns: int = 0
@@ -33,8 +33,8 @@ class Healthcheck:
 class ImageConfig:
     """The execution part of an image configuration.
 
-    `env` holds `NAME=value` words in order, `exposed` words like `80/tcp`. `shell`, `onbuild` and `healthcheck` are
-    docker's additions, which builds need. Source: OCI image-spec v1.1, config.md.
+    `env` holds `NAME=value` words in order, `exposed` words like `80/tcp`. `shell`, `onbuild` and
+    `healthcheck` are docker's additions, which builds need. Source: OCI image-spec v1.1, config.md.
     """
 
     entrypoint: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
-"""Unpacked layers: one directory a chain id, made once, shared by every image and instance that has the chain.
+"""Unpacked layers: one directory a chain id, made once, shared by all images and instances that have it.
 
-`layers/HEX/root` is the tree in overlayfs' form and `layers/HEX/layer.json` what it was made of. HEX is half of the
-chain id: mount(2) takes one page of options, so short paths let overlayfs stack more layers.
+`layers/HEX/root` is the tree in overlayfs' form and `layers/HEX/layer.json` what it was made of. HEX is half
+of the chain id: mount(2) takes one page of options, so short paths let overlayfs stack more layers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FREE_GROWTH_BYTES = 512 << 20
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of an image: its blob, and what the unpacked tar is called alone and on top of the layers below."""
+    """One layer of an image: its blob, and the ids of its tar alone and on top of the layers below."""
 
     digest: str
     size: int
@@ -44,7 +44,7 @@ class Layer:
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:
-    """The chain ids of a stack of layers, given bottom first (OCI image-spec v1.1, config.md, "Layer ChainID")."""
+    """The chain ids of a stack of layers, bottom first (OCI image-spec v1.1, config.md, "Layer ChainID")."""
     chain: list[str] = []
     for diff_id in diff_ids:
         chain.append(sha256(f"{chain[-1]} {diff_id}".encode()) if chain else diff_id)
@@ -229,7 +229,8 @@ def _zstd(head: object) -> BinaryIO:
     except ImportError:
         hint = "pip install zstandard"
         raise Unsupported("cannot unpack the layer", why="compressed by zstd", hint=hint) from None
-    return zstandard.ZstdDecompressor().stream_reader(head, read_across_frames=True)  # type: ignore[no-any-return]
+    reader: BinaryIO = zstandard.ZstdDecompressor().stream_reader(head, read_across_frames=True)
+    return reader
 
 
 class _Peeked:

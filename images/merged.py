@@ -1,7 +1,8 @@
 """The tree that overlayfs would show of a stack of unpacked layers, read without mounting it.
 
 A layer lies on disk in overlayfs' own form (kernel Documentation/filesystems/overlayfs.rst): a whiteout is a
-character device 0:0, an opaque directory has the xattr `trusted.overlay.opaque` (or `user.overlay.opaque`) = `y`.
+character device 0:0, an opaque directory has the xattr `trusted.overlay.opaque` (or `user.overlay.opaque`) =
+`y`.
 """
 
 from __future__ import annotations
@@ -52,14 +53,17 @@ def split(path: str) -> list[str]:
 
 
 class Merged:
-    """The merged tree of layers, given top first. Nothing is cached across writes: make a new one after changing."""
+    """The merged tree of layers, given top first.
+
+    Nothing is cached across writes: make a new one after changing.
+    """
 
     def __init__(self, layers: Sequence[Path]) -> None:
         self.layers = tuple(layers)
         self._directories: dict[Parts, tuple[Path, ...]] = {(): self.layers}
 
     def directories(self, at: Parts) -> tuple[Path, ...]:
-        """The layers' directories that make up the directory `at`, top first; none when it is no directory."""
+        """The layers' directories that make up the directory `at`, top first; none if it is none."""
         known = self._directories.get(at)
         if known is None:
             known = self._directories[at] = tuple(self._stack(at))
@@ -89,7 +93,7 @@ class Merged:
         return None
 
     def resolve(self, path: str, follow_last: bool = True) -> Parts:
-        """The real components of a path whose symbolic links are followed inside this tree, as chroot(2) would.
+        """The real components of a path, its symbolic links followed inside this tree as chroot(2) would.
 
         What does not exist stays in the path as it is. BadData when the links run in a circle.
         """

@@ -1,4 +1,4 @@
-"""Make a layer's tar from a tree: the same tree gives the same bytes (names sorted, owners by number, PAX format).
+"""Make a layer's tar from a tree: the same tree gives the same bytes (names sorted, owners by number, PAX).
 
 With SOURCE_DATE_EPOCH set (reproducible-builds.org), no time is later than it.
 """
@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from host.errors import BadData
 from images.blobs import Blobs, Writing
@@ -78,13 +78,13 @@ def pack_tree(blobs: Blobs, tree: Path, prepare: Callable[[tarfile.TarInfo], Non
 def pack_entries(
     blobs: Blobs, entries: Iterable[Entry], prepare: Callable[[tarfile.TarInfo], None] | None = None
 ) -> Packed:
-    """Store a layer of these entries: name in the tar, file on disk, its status; a name may differ from the file's."""
+    """Store a layer of these entries: name in the tar, file on disk (of any name), its status."""
     with packing(blobs) as (sink, done):
         write_tar(sink, entries, prepare)
     return done[0]
 
 
-def pack_stream(blobs: Blobs, stream: BinaryIO) -> Packed:
+def pack_stream(blobs: Blobs, stream: IO[bytes]) -> Packed:
     """Store a layer from a tar that is read from a stream as it is."""
     with packing(blobs) as (sink, done):
         while chunk := stream.read(1 << 20):
@@ -143,7 +143,9 @@ def members(
     if stat.S_ISSOCK(status.st_mode):
         return  # a socket means nothing without the process that bound it; docker leaves it out too
     if name.rpartition("/")[2].startswith(WHITEOUT):
-        raise BadData("cannot make a layer", f"/{name}", "no layer can hold a file whose name begins with .wh.")
+        raise BadData(
+            "cannot make a layer", f"/{name}", "no layer can hold a file whose name begins with .wh."
+        )
     yield _member(name, path, status, links)
     if stat.S_ISDIR(status.st_mode) and is_opaque(path):
         yield _marker(f"{name}/{OPAQUE}")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from host.errors import Usage
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_HOST = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
 _PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _HOST_FORM = re.compile(_HOST)
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
@@ -77,7 +78,8 @@ def _split_tag(text: str) -> tuple[str, str | None]:
 
 
 def _split_host(text: str) -> tuple[str, str]:
-    # As docker: the first component is a host only if it could not be a name: it has a dot or a port, or is localhost.
+    # As docker: the first component is a host only if it could not be a name: it has a dot or a port, or is
+    # localhost.
     first, slash, rest = text.partition("/")
     if slash and (first == "localhost" or "." in first or ":" in first or first != first.lower()):
         return first, rest

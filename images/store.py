@@ -37,7 +37,7 @@ CREATED = "org.opencontainers.image.created"
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in the store: the name that found it, its manifest's digest, its config, its layers' chain ids."""
+    """An image in the store: the name that found it, its manifest's digest, config, and layers' chain ids."""
 
     name: str
     digest: str
@@ -104,7 +104,7 @@ class Store:
         return Image(shown or entry["digest"], entry["digest"], configs.from_oci(document), chain)
 
     def manifest(self, digest: str) -> dict[str, Any]:
-        """The manifest of this digest, checked to be one (an index in its place is refused, CVE-2021-41190)."""
+        """The manifest of this digest; an index in its place is refused (CVE-2021-41190)."""
         return checked_manifest(self.blobs.document(digest), digest)
 
     def document(self, digest: str) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class Store:
             yield
 
     def add(self, document: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], name: str = "") -> Image:
-        """Store an image of this configuration and these layer descriptors (bottom first), under a name if given."""
+        """Store an image of a configuration and layer descriptors (bottom first), under a name if given."""
         body = encode(document)
         config = {"mediaType": CONFIG, "digest": self.blobs.put(body), "size": len(body)}
         manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": list(layers)}
@@ -263,3 +263,10 @@ def now_unix_s() -> int:
 
     told = os.environ.get("SOURCE_DATE_EPOCH", "")
     return int(told) if told.isdigit() else int(time.time())
+
+
+def rfc3339(unix_s: int) -> str:
+    """A time as image configurations write it."""
+    import time
+
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix_s))

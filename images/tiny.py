@@ -34,7 +34,10 @@ _FILES = {
 
 
 def build(store: Store, progress: Callable[[str], None]) -> Image:
-    """Make the image and store it as `tiny:latest`; needs no privilege. The same busybox gives the same digest."""
+    """Make the image and store it as `tiny:latest`; needs no privilege.
+
+    The same busybox gives the same digest.
+    """
     progress("tiny: finding a static busybox")
     with store.using(), tempfile.TemporaryDirectory(prefix="tiny-", dir=store.staging) as half:
         tree = Path(half, "root")
@@ -115,5 +118,3 @@ def _settle(member: tarfile.TarInfo) -> None:
         member.mode = _DIRECTORIES.get(name, 0o755)
     elif member.isreg():
         member.mode = {"etc/shadow": 0o600, "bin/busybox": 0o755}.get(name, 0o644)
-
-

@@ -1,9 +1,9 @@
 """Apply a layer's tar to a directory, in overlayfs' form, never touching anything outside of it.
 
-The archive is hostile: names with `..`, links that point out, entries below a link that an earlier entry planted.
-So no path of the archive is ever given to the kernel: its components are walked one by one, links are resolved by
-us inside the merged tree, and each file is made by its last component relative to a descriptor of its directory.
-Rules of whiteouts: OCI image-spec v1.1, layer.md.
+The archive is hostile: names with `..`, links that point out, entries below a link that an earlier entry
+planted. So no path of the archive is ever given to the kernel: its components are walked one by one, links
+are resolved by us inside the merged tree, and each file is made by its last component relative to a
+descriptor of its directory. Rules of whiteouts: OCI image-spec v1.1, layer.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What this process may give to files: owners, device nodes, and the xattr namespace that overlayfs reads."""
+    """What this process may give to files: owners, devices, and the xattr namespace that overlayfs reads."""
 
     owners: bool
     devices: bool
@@ -41,7 +41,7 @@ class Rights:
 
 
 def rights() -> Rights:
-    """Root keeps owners and devices; an ordinary user owns every file, and overlayfs is mounted with `userxattr`."""
+    """Root keeps owners and devices; a user owns every file, and mounts overlayfs with `userxattr`."""
     root = os.geteuid() == 0
     return Rights(root, root, "trusted.overlay." if root else "user.overlay.")
 
@@ -112,7 +112,8 @@ class _Layer:
         return None if self._hidden(at) else self._lower.lookup(at)
 
     def _hidden(self, at: Parts) -> bool:
-        # What an entry of this layer has replaced by something else, or declared opaque, hides the lower layers.
+        # What an entry of this layer has replaced by something else, or declared opaque, hides the lower
+        # layers.
         return any(at[:n] in self._opaque for n in range(len(at)))
 
     def _parent(self, name: str) -> tuple[Parts, str]:
@@ -284,7 +285,7 @@ class _Layer:
     # the end
 
     def finish(self) -> None:
-        """Write the whiteouts, then the directories' own metadata, deepest first (children change a parent's mtime)."""
+        """Write the whiteouts, then the directories' metadata, deepest first: children change a parent's time."""
         for at in self._whiteouts:
             self._write_whiteout(at)
         for at in sorted(self._opaque, key=len):
@@ -296,7 +297,7 @@ class _Layer:
             self._drop_held(at)
 
     def _write_whiteout(self, at: Parts) -> None:
-        """Hide what lower layers have; a name that this layer has itself stays, a directory of its own turns opaque."""
+        """Hide what lower layers have; what this layer itself has of that name stays, a directory turns opaque."""
         here = lstat(self.target.joinpath(*at))
         if here is not None:
             if stat.S_ISDIR(here.st_mode):
@@ -331,7 +332,7 @@ def _xattrs(member: tarfile.TarInfo, may: Rights) -> Iterator[tuple[str, bytes]]
 
 
 def escape_xattr(name: str) -> str:
-    """An image's own `trusted.overlay.x` is kept as `trusted.overlay.overlay.x`: else overlayfs would obey it.
+    """Keep an image's own `trusted.overlay.x` as `trusted.overlay.overlay.x`: else overlayfs would obey it.
 
     Linux shows it again by its own name since 6.7.
     """
@@ -342,7 +343,7 @@ def escape_xattr(name: str) -> str:
 
 
 def settle_fd(fd: int, member: tarfile.TarInfo, may: Rights, outcome: Outcome) -> None:
-    """Give an open file or directory the entry's owner, mode, xattrs and time, in the order that keeps them all."""
+    """Give an open file or directory the entry's owner, mode, xattrs, time: in the order that keeps them all."""
     if may.owners:
         os.fchown(fd, member.uid, member.gid)
     os.fchmod(fd, member.mode & 0o7777)

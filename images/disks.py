@@ -1,0 +1,250 @@
+"""Disks of machines: a base per image, made of its layers without a mount, and a thin qcow2 over it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from host import commands, records
+from host.errors import BadData, Usage
+from images import layers as unpacked
+from images.merged import Found, Merged, Parts
+from images.store import Image, Store
+from images.unpack import Rights, copy_file, copy_metadata, rights
+
+FORMATS = ("raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx")
+# What the file system may grow into without resizing; a sparse file, so it occupies only what the image does.
+BASE_BYTES = 8 << 30
+_BLOCK_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What qemu-img tells of a disk: virtual size, bytes on the host, and the chain of files behind it."""
+
+    path: Path
+    disk_format: str
+    virtual_bytes: int
+    allocated_bytes: int
+    apparent_bytes: int
+    backing: tuple[Path, ...]
+
+
+def base(store: Store, image: Image, disk_format: str = "qcow2") -> Path:
+    """The disk of an image: one ext4 without a partition table, 8 GiB large, on the host as small as its files.
+
+    Made once a digest and format and then shared, read-only. As an ordinary user, files that the image gives
+    to others than root belong to root on the disk, and device nodes are missing: nothing on the host may hold
+    them.
+    """
+    if disk_format not in ("raw", "qcow2"):
+        raise Usage(
+            "cannot make a base disk", disk_format, "a base is raw or qcow2", "vmm image convert makes others"
+        )
+    folder = store.root / "disks"
+    path = folder / f"{image.digest.removeprefix('sha256:')[:32]}.{disk_format}"
+    if path.exists():
+        return path
+    with store.using(), records.lock(folder / f".{path.name}.lock", wait_s=900):
+        if not path.exists():
+            _make_base(store, image, path, disk_format)
+    return path
+
+
+def _make_base(store: Store, image: Image, path: Path, disk_format: str) -> None:
+    lowers = store.lower_dirs(image)
+    with tempfile.TemporaryDirectory(prefix="disk-", dir=store.staging) as half:
+        made = Path(half, "disk.raw")
+        with tree(store, lowers) as root:
+            make_ext4(root, made, BASE_BYTES, image.digest)
+        if disk_format != "raw":
+            made = convert(made, Path(half, f"disk.{disk_format}"), disk_format, source_format="raw")
+        made.chmod(0o444)
+        with made.open("rb") as file:
+            os.fsync(file.fileno())
+        made.rename(path)
+
+
+def make_ext4(root: Path, path: Path, size_bytes: int, seed: str) -> None:
+    """Write an ext4 of `size_bytes` that holds the tree; the same tree and seed give the same file system.
+
+    Source: mke2fs(8); `-d` copies a directory without mounting anything.
+    """
+    with path.open("wb") as file:
+        file.truncate(size_bytes)
+    uuid = _uuid(seed)
+    # Zeroed tables cost real bytes; the guest's kernel may leave them for ever (`nodiscard`: the file is
+    # sparse).
+    extended = f"lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0,hash_seed={uuid}"
+    features = "^metadata_csum_seed,^orphan_file" if _knows_orphan_file() else "^metadata_csum_seed"
+    argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-U", uuid, "-m", "0", "-b", str(_BLOCK_BYTES)]
+    argv += ["-I", "256", "-J", "size=16", "-O", features, "-E", extended, "-d", str(root), str(path)]
+    commands.run(argv, "cannot make the file system", env={**os.environ, **_fixed_time()})
+
+
+def _knows_orphan_file() -> bool:
+    # Since e2fsprogs 1.47 a default, which kernels before 5.15 refuse to mount.
+    with contextlib.suppress(OSError):
+        return "orphan_file" in Path("/etc/mke2fs.conf").read_text()
+    return False
+
+
+def _fixed_time() -> dict[str, str]:
+    told = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return {"E2FSPROGS_FAKE_TIME": told} if told.isdigit() else {}
+
+
+def _uuid(seed: str) -> str:
+    import hashlib
+    import uuid
+
+    return str(uuid.UUID(bytes=hashlib.sha256(seed.encode()).digest()[:16], version=4))
+
+
+@contextlib.contextmanager
+def tree(store: Store, lowers: tuple[Path, ...]) -> Iterator[Path]:
+    """One directory that holds the merged layers: the layer itself if it is alone, else links to all files."""
+    if len(lowers) == 1:
+        yield lowers[0]
+        return
+    half = store.staging / f"tree-{os.getpid()}-{os.urandom(6).hex()}"
+    half.mkdir()
+    try:
+        flatten(Merged(lowers), half, rights())
+        yield half
+    finally:
+        unpacked.remove_tree(half)
+
+
+def flatten(merged: Merged, target: Path, may: Rights) -> None:
+    """Lay the merged tree out in `target`: directories anew, all else as hard links (one file system)."""
+    directories: list[tuple[Parts, Found]] = [((), found)] if (found := merged.lookup(())) else []
+    for at, found in merged.walk():
+        path = target.joinpath(*at)
+        if stat.S_ISDIR(found.status.st_mode):
+            path.mkdir()
+            directories.append((at, found))
+        else:
+            _link(found, path, may)
+    for at, found in reversed(directories):
+        _settle(found, target.joinpath(*at), may)
+
+
+def _link(found: Found, path: Path, may: Rights) -> None:
+    try:
+        os.link(found.path, path, follow_symlinks=False)
+    except OSError:  # too many links (EMLINK), or another file system
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            copy_file(found, path.name, fd, may)
+        finally:
+            os.close(fd)
+
+
+def _settle(found: Found, path: Path, may: Rights) -> None:
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        copy_metadata(found, path.name, fd, may)
+    finally:
+        os.close(fd)
+
+
+# files of disks
+
+
+def overlay(base_disk: Path, path: Path, size_bytes: int | None = None) -> Path:
+    """Make a qcow2 at `path` that holds only what differs from the base; `size_bytes` may make it larger.
+
+    The guest grows its file system into a larger disk at its next start. Usage when it would be smaller.
+    """
+    told = _info(base_disk)
+    if size_bytes is not None and size_bytes < told["virtual-size"]:
+        least = told["virtual-size"]
+        raise Usage(
+            "cannot make the disk", str(size_bytes), f"the image needs {least} bytes", "give a larger --disk"
+        )
+    # Clusters of 8 KiB: an idle guest's scattered small writes cost an eighth of what the usual 64 KiB would.
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on,cluster_size=8k"]
+    argv += ["-b", str(base_disk.resolve()), "-F", told["format"], str(path)]
+    commands.run([*argv, str(size_bytes)] if size_bytes else argv, "cannot make the disk", timeout_s=60)
+    return path
+
+
+def inspect(path: Path) -> Disk:
+    """What a disk is: format by content, sizes, and the chain of backing files."""
+    chain = json.loads(_qemu_img("info", "--output=json", "--backing-chain", "-U", str(path)))
+    status, first = path.stat(), chain[0]
+    behind = tuple(Path(told["filename"]) for told in chain[1:])
+    return Disk(path, first["format"], first["virtual-size"], status.st_blocks * 512, status.st_size, behind)
+
+
+def convert(source: Path, target: Path, disk_format: str, source_format: str = "") -> Path:
+    """Convert a disk; the source's format is told by its content, raw only where `source_format` says so."""
+    check_format(disk_format)
+    kind = source_format or trusted_format(source)
+    _qemu_img("convert", "-f", kind, "-O", disk_format, str(source), str(target))
+    return target
+
+
+def resize(path: Path, size_bytes: int) -> None:
+    """Make a disk larger. Usage when it would shrink: that would cut the file system."""
+    told = _info(path)
+    if size_bytes < told["virtual-size"]:
+        raise Usage(
+            "cannot shrink the disk",
+            str(path),
+            f"it has {told['virtual-size']} bytes, {size_bytes} are asked",
+        )
+    _qemu_img("resize", "-f", told["format"], str(path), str(size_bytes))
+
+
+def check_format(disk_format: str) -> None:
+    """Usage for a disk format that is not known."""
+    if disk_format not in FORMATS:
+        raise Usage("cannot use the disk format", disk_format, hint="one of " + ", ".join(FORMATS))
+
+
+def trusted_format(path: Path) -> str:
+    """The format of a disk that somebody else made, by its content; never `raw`, which is no content at all.
+
+    BadData where it names other files (backing, data or extent files): QEMU would open them with our rights
+    (CVE-2015-5162 and its kind, QEMU's docs/system/images "security").
+    """
+    told = _info(path)
+    if told["format"] == "raw":
+        raise BadData(
+            "cannot tell the disk's format", str(path), "its content is of no known format", "say --raw"
+        )
+    special = (told.get("format-specific") or {}).get("data") or {}
+    if told.get("backing-filename") or told.get("full-backing-filename"):
+        raise BadData(
+            "refused the disk", str(path), f"it is backed by another file, {told['backing-filename']!r}"
+        )
+    if special.get("data-file"):
+        raise BadData(
+            "refused the disk", str(path), f"its data lie in another file, {special['data-file']!r}"
+        )
+    for extent in special.get("extents", []):
+        if Path(extent["filename"]).resolve() != path.resolve():
+            raise BadData(
+                "refused the disk", str(path), f"its data lie in another file, {extent['filename']!r}"
+            )
+    return str(told["format"])
+
+
+def _info(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise BadData("cannot read the disk", str(path), "it is no file")
+    told: dict[str, Any] = json.loads(_qemu_img("info", "--output=json", "-U", str(path)))
+    return told
+
+
+def _qemu_img(*words: str) -> bytes:
+    return commands.run(["qemu-img", *words], "cannot work on the disk", timeout_s=1800)
