@@ -30,15 +30,16 @@ _DPKG_OPTIONS = (
 )
 # What a short-lived machine never needs. Under TCG each unit costs 50 to 500 ms of its start.
 _MASKED = (
-    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer",
-    "e2scrub_reap.service", "systemd-networkd-wait-online.service", "systemd-pstore.service",
-    "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service", "systemd-timesyncd.service",
-    "systemd-rfkill.service", "systemd-rfkill.socket", "getty@tty1.service", "getty-static.service",
-    "modprobe@configfs.service", "modprobe@drm.service", "modprobe@efi_pstore.service",
-    "modprobe@fuse.service", "modprobe@dm_mod.service", "modprobe@loop.service", "kmod-static-nodes.service",
-    "systemd-modules-load.service", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-
-    config.mount", "sys-fs-fuse-connections.mount", "dev-hugepages.mount", "proc-sys-fs-
-    binfmt_misc.automount", "systemd-binfmt.service", "systemd-hwdb-update.service", "ldconfig.service",
+    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
+    "fstrim.timer", "e2scrub_reap.service", "systemd-networkd-wait-online.service",
+    "systemd-pstore.service", "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
+    "systemd-timesyncd.service", "systemd-rfkill.service", "systemd-rfkill.socket",
+    "getty@tty1.service", "getty-static.service", "modprobe@configfs.service", "modprobe@drm.service",
+    "modprobe@efi_pstore.service", "modprobe@fuse.service", "modprobe@dm_mod.service",
+    "modprobe@loop.service", "kmod-static-nodes.service", "systemd-modules-load.service",
+    "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount",
+    "sys-fs-fuse-connections.mount", "dev-hugepages.mount", "proc-sys-fs-binfmt_misc.automount",
+    "systemd-binfmt.service", "systemd-hwdb-update.service", "ldconfig.service",
     "systemd-firstboot.service", "systemd-machine-id-commit.service", "systemd-ask-password-wall.path",
     "systemd-ask-password-console.path",
 )  # fmt: skip

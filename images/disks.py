@@ -38,7 +38,7 @@ class Disk:
 
 
 def base(store: Store, image: Image, disk_format: str = "qcow2") -> Path:
-    """The disk of an image: one ext4 without a partition table, 8 GiB large, on the host as small as its files.
+    """The disk of an image: one ext4 without a partition table, 8 GiB large, sparse on the host.
 
     Made once a digest and format and then shared, read-only. As an ordinary user, files that the image gives
     to others than root belong to root on the disk, and device nodes are missing: nothing on the host may hold
@@ -110,7 +110,7 @@ def _uuid(seed: str) -> str:
 
 @contextlib.contextmanager
 def tree(store: Store, lowers: tuple[Path, ...]) -> Iterator[Path]:
-    """One directory that holds the merged layers: the layer itself if it is alone, else links to all files."""
+    """One directory that holds the merged layers: the layer itself if alone, else links to all files."""
     if len(lowers) == 1:
         yield lowers[0]
         return

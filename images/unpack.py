@@ -285,7 +285,7 @@ class _Layer:
     # the end
 
     def finish(self) -> None:
-        """Write the whiteouts, then the directories' metadata, deepest first: children change a parent's time."""
+        """Write the whiteouts, then the directories' metadata, deepest first (a child changes its parent's)."""
         for at in self._whiteouts:
             self._write_whiteout(at)
         for at in sorted(self._opaque, key=len):
@@ -297,7 +297,7 @@ class _Layer:
             self._drop_held(at)
 
     def _write_whiteout(self, at: Parts) -> None:
-        """Hide what lower layers have; what this layer itself has of that name stays, a directory turns opaque."""
+        """Hide what lower layers have; this layer's own file of that name stays, a directory turns opaque."""
         here = lstat(self.target.joinpath(*at))
         if here is not None:
             if stat.S_ISDIR(here.st_mode):
@@ -343,7 +343,7 @@ def escape_xattr(name: str) -> str:
 
 
 def settle_fd(fd: int, member: tarfile.TarInfo, may: Rights, outcome: Outcome) -> None:
-    """Give an open file or directory the entry's owner, mode, xattrs, time: in the order that keeps them all."""
+    """Give an open file or directory the entry's owner, mode, xattrs, time, in the order that keeps all."""
     if may.owners:
         os.fchown(fd, member.uid, member.gid)
     os.fchmod(fd, member.mode & 0o7777)
