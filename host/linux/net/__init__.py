@@ -24,12 +24,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from host.linux.net.inside import loopback_up as loopback_up
     from host.linux.net.leases import Lease as Lease
     from host.linux.net.members import attach as attach
     from host.linux.net.members import detach as detach
     from host.linux.net.members import detach_all as detach_all
     from host.linux.net.members import leases_of as leases_of
-    from host.linux.net.members import loopback_up as loopback_up
     from host.linux.net.members import publish as publish
     from host.linux.net.members import unpublish as unpublish
     from host.linux.net.ports import Port as Port
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Lease": "leases",
+    "loopback_up": "inside",
     "Port": "ports",
     "parse_ports": "ports",
     "repair": "repairs",
@@ -52,7 +53,7 @@ _WHERE = {
     "reserve": "taps",
     "tap": "taps",
 }
-_MEMBERS = ("attach", "detach", "detach_all", "leases_of", "loopback_up", "publish", "unpublish")
+_MEMBERS = ("attach", "detach", "detach_all", "leases_of", "publish", "unpublish")
 _WHERE |= dict.fromkeys(_MEMBERS, "members")
 
 

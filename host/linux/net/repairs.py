@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from host import paths
 from host.linux.net import members, netlink, networks
 from host.linux.net.addresses import Subnet
-from host.linux.net.netlink import Netlink
+from host.linux.net.netlink import Netlink, NetlinkFailed
 
 
 def repair(home: Path) -> list[str]:
@@ -50,7 +51,12 @@ def _stray_links(network: networks.Network) -> list[str]:
             for link in stray
             if link.kind == "veth" and link.name.startswith("v") and len(link.name) == 13
         ]
-        socket.send([netlink.delete(link.number, link.name) for link in stray])
+        for link in stray:
+            try:
+                socket.send([netlink.delete(link.number, link.name)])
+            except NetlinkFailed as error:
+                if error.number != errno.ENODEV:  # the kernel was just collecting it
+                    raise
     return [f"link {link.name} on {network.name}" for link in stray]
 
 

@@ -29,9 +29,9 @@ MTU = 65520
 READY_S = 10.0
 
 
-def plan(pid: int, run: Path) -> list[str]:
+def plan(pid: int, run: Path, ready_fd: int = 3) -> list[str]:
     """The command line: the namespace of `pid`, no way to the host's loopback, ports by the API socket."""
-    argv = ["slirp4netns", "--configure", f"--mtu={MTU}", "--disable-host-loopback", "--ready-fd=3"]
+    argv = ["slirp4netns", "--configure", f"--mtu={MTU}", "--disable-host-loopback", f"--ready-fd={ready_fd}"]
     return [*argv, f"--api-socket={run}/slirp.sock", f"--userns-path=/proc/{pid}/ns/user", str(pid), "eth0"]
 
 
@@ -43,8 +43,8 @@ def slirp(member: str, pid: int, run: Path, published: Sequence[Port] = ()) -> L
     """
     unslirp(run)
     paths.ensure(run)
-    child = _spawn(pid, run)
     try:
+        child = _spawn(pid, run)
         (run / "slirp.pid").write_text(str(child))
         chosen = [_publish(run, ports.probed(port)) for port in published]
     except BaseException:
@@ -57,21 +57,27 @@ def slirp(member: str, pid: int, run: Path, published: Sequence[Port] = ()) -> L
 def _spawn(pid: int, run: Path) -> int:
     import subprocess
 
+    if not Path("/proc", str(pid), "ns/user").exists():
+        raise Failure("cannot give a network to", f"process {pid}", "it has ended")
     ready, told = os.pipe()
     log = os.open(run / "slirp.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    # The shell puts the pipe where --ready-fd says, as posix_spawn's file actions would.
-    argv = ["sh", "-c", f'exec 3>&{told}; exec "$@"', "sh", *plan(pid, run)]
-    if not (Path("/proc", str(pid), "ns/user").exists()):
-        raise Failure("cannot give a network to", f"process {pid}", "it has ended")
     try:
         child = subprocess.Popen(
-            argv, pass_fds=[told], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            plan(pid, run, told),
+            pass_fds=[told],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
+    except FileNotFoundError:
+        os.close(ready)
+        raise missing("slirp4netns", "cannot give a rootless container a network") from None
     finally:
         os.close(told)
         os.close(log)
     try:
-        _wait_ready(ready, run, child)
+        _wait_ready(ready, run)
     except BaseException:
         child.kill()
         child.wait()
@@ -82,13 +88,11 @@ def _spawn(pid: int, run: Path) -> int:
     return child.pid
 
 
-def _wait_ready(ready: int, run: Path, child: Any) -> None:
+def _wait_ready(ready: int, run: Path) -> None:
     if not select.select([ready], [], [], READY_S)[0]:
         raise DeadlinePassed("cannot start slirp4netns", why=f"it was not ready after {READY_S:g} s")
     if os.read(ready, 1) != b"1":
         words = (run / "slirp.log").read_text(errors="replace").strip()
-        if child.wait(timeout=READY_S) == 127:
-            raise missing("slirp4netns", "cannot give a rootless container a network")
         raise Failure("cannot start slirp4netns", why=words or "it ended without a word")
 
 
@@ -112,7 +116,8 @@ def add_ports(run: Path, published: Sequence[Port]) -> tuple[Port, ...]:
 
 def remove_ports(run: Path, gone: Sequence[Port]) -> None:
     """Take published ports back."""
-    for entry in _api(run, {"execute": "list_hostfwd"})["return"]["entries"]:
+    listed = _api(run, {"execute": "list_hostfwd"})
+    for entry in listed.get("return", listed)["entries"]:  # its manual shows a wrapper that 1.2 does not send
         here = Port(entry["host_addr"], entry["host_port"], entry["guest_port"], entry["proto"])
         if here in gone:
             _api(run, {"execute": "remove_hostfwd", "arguments": {"id": entry["id"]}})
