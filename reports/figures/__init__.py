@@ -1,0 +1,1 @@
+"""Figures: measured numbers -> a drawing at two widths, with its caption, its alt text and its data table."""

@@ -1,0 +1,132 @@
+"""The page: chapters put into one self-contained HTML file, without network and without needing
+JavaScript."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.core.sample import Sample
+from reports import palette, units
+from reports.appendix import appendix_sections, when
+from reports.sections import Section, results_sections
+
+if TYPE_CHECKING:
+    import jinja2
+
+TEMPLATES = Path(__file__).parent / "templates"
+FOOTER = (
+    "Written by vmm. Every number on this page is computed from results.jsonl beside it; results.csv holds "
+    "the same samples as a table. Repeat it with vmm bench run, rebuild the page with vmm report build."
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a page is made of: the samples, what their reader told, and where they came from."""
+
+    samples: tuple[Sample, ...]
+    notes: tuple[str, ...] = ()
+    campaign: dict[str, Any] | None = None
+    file_sha256: str = "–"
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page as the template shows it."""
+
+    title: str
+    kicker: str
+    heading: str
+    lead: str
+    remarks: tuple[str, ...]
+    sections: tuple[Section, ...]
+    empty: str
+    footer: str
+
+
+def page(source: Source) -> Page:
+    """The page of one results file."""
+    good = [sample for sample in source.samples if sample.status == "ok"]
+    chapters = results_sections(source.samples) if good else []
+    chapters += (
+        appendix_sections(source.samples, source.campaign or {}, source.file_sha256) if source.samples else []
+    )
+    return Page(
+        title="A virtual machine and a container, side by side",
+        kicker=_kicker(source.samples),
+        heading="What does a virtual machine cost that a container does not?",
+        lead=_lead(source.samples),
+        remarks=tuple(_remarks(source)),
+        sections=tuple(chapters),
+        empty="This results file holds no samples yet. Run vmm bench run demo, then build this page again.",
+        footer=FOOTER,
+    )
+
+
+def _kicker(samples: Sequence[Sample]) -> str:
+    began = [sample.began_unix_s for sample in samples if sample.began_unix_s]
+    return f"vmm · measured {when(min(began))}" if began else "vmm"
+
+
+def _lead(samples: Sequence[Sample]) -> str:
+    host = next((sample.host for sample in samples if sample.host), None)
+    if host is None:
+        return "The same images, started as processes, as containers and as virtual machines."
+    memory = host.get("memory_bytes")
+    told = [
+        str(host.get("cpu_model") or "an unnamed processor"),
+        f"{host['cores']} cores" if host.get("cores") else "",
+        units.size(memory) if isinstance(memory, int | float) else "",
+        f"Linux {host['kernel']}" if host.get("kernel") else "",
+    ]
+    where = ", ".join(word for word in told if word)
+    return (
+        f"The same images, started as processes, as containers and as virtual machines on one host: {where}."
+    )
+
+
+def _remarks(source: Source) -> list[str]:
+    remarks = []
+    machines = [
+        sample.accelerator for sample in source.samples if sample.accelerator and sample.status == "ok"
+    ]
+    if machines and set(machines) == {"tcg"}:
+        remarks.append(
+            "The machines here ran under TCG: QEMU translated every guest instruction, because this host "
+            "offers no "
+            "working hardware virtualisation. Their times and processor costs say what emulation costs. "
+            "With KVM a "
+            "machine starts several times faster; memory and disk change little."
+        )
+    if source.samples and not any(sample.status == "ok" for sample in source.samples):
+        remarks.append("No run of this file succeeded. What went wrong stands below.")
+    hosts = {str(sample.host.get("id", "")) for sample in source.samples}
+    if len(hosts) > 1:
+        remarks.append(
+            f"These samples come from {len(hosts)} hosts; times of different hosts must not be compared."
+        )
+    return [*remarks, *source.notes]
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+
+
+def style() -> str:
+    """All rules of the page: its own and the inks'."""
+    return (TEMPLATES / "style.css").read_text(encoding="utf-8") + palette.css_rules()
+
+
+def render(made: Page) -> str:
+    """The page as HTML; every word that came from a results file is escaped."""
+    return _environment().get_template("page.html.j2").render(page=made, style=style())

@@ -1,0 +1,72 @@
+"""The phases of a start: what lies between two edges, by name."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from reports.gathered import Series
+
+EDGES = ("t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8", "t9")
+EDGE_WORDS = {
+    "t0": "request",
+    "t1": "image and disk ready",
+    "t2": "just before exec of VMM or container init",
+    "t3": "VMM ready",
+    "t4": "first guest output",
+    "t5": "kernel entry (derived)",
+    "t6": "init exec",
+    "t7": "network up",
+    "t8": "first correct reply",
+    "t9": "gone again",
+}
+# A phase is named by the edge that ends it; where an edge was skipped the phase covers its share as well.
+PHASE_WORDS = {
+    "t1": "image and disk",
+    "t2": "prepare",
+    "t3": "VMM starts",
+    "t4": "firmware",
+    "t5": "kernel loads",
+    "t6": "kernel boots",
+    "t7": "network",
+    "t8": "init and reply",
+    "t9": "teardown",
+}
+CONTAINER_WORDS = {"t6": "namespaces, mounts, exec", "t8": "command and reply"}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One interval: between which edges, where its median borders lie, and its own median length."""
+
+    first: str
+    last: str
+    words: str
+    start_s: float
+    end_s: float
+    median_s: float
+    lengths_s: tuple[float, ...]
+
+    @property
+    def interval(self) -> str:
+        """The edges, as the page names them."""
+        return f"{self.first} → {self.last}"
+
+
+def phases(series: Series, machine: bool) -> list[Phase]:
+    """The phases of one target's starts; only edges that most of its good runs passed count."""
+    runs = [sample.edges_ns for sample in series.good() if "t8" in sample.edges_ns]
+    if not runs:
+        return []
+    passed = [edge for edge in EDGES if sum(edge in run for run in runs) * 2 > len(runs)]
+    whole = [run for run in runs if all(edge in run for edge in passed)] or runs[:0]
+    return [_phase(whole, first, last, machine) for first, last in pairwise(passed) if whole]
+
+
+def _phase(runs: Sequence[Mapping[str, int]], first: str, last: str, machine: bool) -> Phase:
+    lengths = tuple((run[last] - run[first]) / 1e9 for run in runs)
+    start, end = (statistics.median(run[edge] for run in runs) / 1e9 for edge in (first, last))
+    words = PHASE_WORDS[last] if machine else CONTAINER_WORDS.get(last, PHASE_WORDS[last])
+    return Phase(first, last, words, start, end, statistics.median(lengths), lengths)
