@@ -1,0 +1,1107 @@
+/* vmm-guest: one static program, four places.
+ *
+ *   /init of a machine's initramfs   loads modules, mounts the root, then serves the channel as pid 1 (command
+ *                                    mode) or beside the image's own init (system mode, vmm.init=)
+ *   vmm-guest init [--mark] -- CMD   reaper for containers and for the bench: forwards signals, gives the status on
+ *   vmm-guest hold [...] -- CMD      the same, and writes the status to a descriptor, with a terminal if asked
+ *
+ * The image needs nothing: no shell, no libc, no /dev. The frames are told in PROTOCOL.md beside this file.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
+#include <linux/random.h>
+#include <net/if.h>
+#include <net/route.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the frames are little-endian");
+
+enum { VERSION = 1, MAX_PAYLOAD = 256 << 10, CHUNK = 32 << 10, WINDOW = 64 << 10, PORTS = 16, EXECS = 64 };
+enum { HELLO = 1, EXEC, STDIN, RESIZE, SIGNAL, HOSTNAME, TIME, RESEED, NETWORK, PUT, PIDFILE, SYNC, POWEROFF };
+enum { WELCOME = 0x81, STARTED, STDOUT, STDERR, CREDIT, EXIT, DONE };
+enum { RECORD = 13 }; /* bytes before each record of the log */
+enum { TTY = 1, WITH_STDIN = 2, LOG = 4, END = 8, MAKE_CWD = 16 };
+
+struct header {
+    char magic[4];
+    uint8_t type, zero;
+    uint16_t check;
+    uint32_t id, length;
+};
+
+struct port {
+    int fd;
+    bool readable, writable, greeted;
+    uint32_t in_len, out_at, out_len;
+    char in[sizeof(struct header) + MAX_PAYLOAD + 1];
+    char out[sizeof(struct header) + CHUNK + 8192]; /* one frame of output, and room for replies beside it */
+};
+
+struct exec {
+    struct port *port; /* NULL: the host that asked is gone */
+    struct port *sink; /* where output goes: the port, the log, or NULL: read and dropped */
+    pid_t pid;         /* 0: the slot is free */
+    uint32_t id;
+    uint16_t flags;
+    int in, out, err; /* our ends; -1 closed. A terminal has in == out, and no err */
+    char *ring;       /* WINDOW bytes of stdin that the command has not read yet */
+    uint32_t ring_at, ring_len;
+    bool in_ended, exited;
+    int status;
+    int64_t drain_until_ns;
+};
+
+static struct port ports[PORTS], log_port = {.fd = -1};
+static struct exec execs[EXECS];
+static int port_count, port_epoll, system_mode;
+static uint64_t began_boottime_ns;
+
+static uint64_t clock_ns(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void say(const char *form, ...) {
+    va_list words;
+    va_start(words, form);
+    vdprintf(2, form, words);
+    va_end(words);
+}
+
+/* pid 1 that ends is a kernel panic; panic=-1 and -no-reboot make that the end of QEMU, the words stay on serial */
+#define die(...) (say("vmm-guest: " __VA_ARGS__), say(": %s\n", strerror(errno)), exit(125))
+
+/* ---- files, users ---- */
+
+static char *slurp(const char *path) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return NULL;
+    size_t size = 0, room = 4096;
+    char *text = malloc(room + 1);
+    for (ssize_t n; text && (n = read(fd, text + size, room - size)) > 0;)
+        if ((size += (size_t)n) == room) text = realloc(text, (room *= 2) + 1);
+    close(fd);
+    if (text) text[size] = 0;
+    return text;
+}
+
+static void make_parents(const char *path) {
+    char part[PATH_MAX];
+    snprintf(part, sizeof part, "%s", path);
+    for (char *at = part + 1; *at; at++)
+        if (*at == '/') *at = 0, mkdir(part, 0755), *at = '/';
+}
+
+/* Split "a:b:c" in place; absent fields are empty strings. */
+static void fields(char *line, char **field, int count) {
+    for (int i = 0; i < count; i++) {
+        char *colon = strchr(line, ':');
+        field[i] = line;
+        if (colon) *colon = 0;
+        line = colon ? colon + 1 : line + strlen(line);
+    }
+}
+
+static bool number(const char *text, uint32_t *value) {
+    char *end;
+    unsigned long n = strtoul(text, &end, 10);
+    if (!*text || *end || n > 0xfffffffe) return false;
+    *value = (uint32_t)n;
+    return true;
+}
+
+struct user {
+    uint32_t uid, gid;
+    char name[64], home[256];
+    gid_t groups[64];
+    size_t group_count;
+};
+
+/* passwd(5): NAME:x:UID:GID:GECOS:HOME:SHELL. No NSS: the image may hold one static binary only. */
+static bool find_user(const char *wanted, struct user *user) {
+    uint32_t uid = 0;
+    bool by_number = number(wanted, &uid), found = false;
+    char *text = slurp("/etc/passwd"), *rest = text, *line, *f[6];
+    while (!found && rest && (line = strsep(&rest, "\n"))) {
+        fields(line, f, 6);
+        if (by_number ? !*f[2] || strtoul(f[2], NULL, 10) != uid : strcmp(f[0], wanted) != 0) continue;
+        found = number(f[2], &user->uid) && number(f[3], &user->gid);
+        snprintf(user->name, sizeof user->name, "%s", f[0]);
+        snprintf(user->home, sizeof user->home, "%s", f[5]);
+    }
+    free(text);
+    if (!found && by_number) user->uid = uid, user->gid = 0;
+    return found || by_number;
+}
+
+static bool is_member(char *members, const char *name) {
+    for (char *one; (one = strsep(&members, ","));)
+        if (*name && strcmp(one, name) == 0) return true;
+    return false;
+}
+
+/* group(5): NAME:x:GID:MEMBER,MEMBER. With `wanted`, its gid; without, all groups that list the user. */
+static bool find_groups(const char *wanted, struct user *user) {
+    bool found = wanted && number(wanted, &user->gid);
+    char *text = slurp("/etc/group"), *rest = text, *line, *f[4];
+    while (!found && rest && (line = strsep(&rest, "\n"))) {
+        uint32_t gid;
+        fields(line, f, 4);
+        if (!number(f[2], &gid)) continue;
+        if (wanted && strcmp(f[0], wanted) == 0) user->gid = gid, found = true;
+        if (!wanted && user->group_count < 64 && is_member(f[3], user->name)) user->groups[user->group_count++] = gid;
+    }
+    free(text);
+    return found || !wanted;
+}
+
+/* "", "UID", "NAME", either with ":GROUP": as the OCI image configuration has it. */
+static bool resolve_user(const char *words, struct user *user) {
+    char copy[256];
+    *user = (struct user){.home = "/"};
+    snprintf(copy, sizeof copy, "%s", *words ? words : "0");
+    char *group = strchr(copy, ':');
+    if (group) *group++ = 0;
+    if (!find_user(*copy ? copy : "0", user)) return false;
+    return find_groups(group && *group ? group : NULL, user);
+}
+
+/* ---- frames ---- */
+
+static uint16_t header_check(const struct header *h) {
+    return (uint16_t)(h->type * 257u ^ h->id ^ h->id >> 16 ^ h->length ^ h->length >> 16 ^ 0x5aa5u);
+}
+
+static uint32_t out_room(const struct port *p) { return (uint32_t)sizeof p->out - p->out_len; }
+
+/* Complete a frame whose payload lies at the end of the out buffer already. */
+static void seal(struct port *p, uint8_t type, uint32_t id, uint32_t length) {
+    struct header h = {.magic = "vmG\1", .type = type, .id = id, .length = length};
+    h.check = header_check(&h);
+    memcpy(p->out + p->out_len, &h, sizeof h);
+    p->out_len += (uint32_t)sizeof h + length;
+}
+
+static void emit(struct port *p, uint8_t type, uint32_t id, const void *payload, uint32_t length) {
+    if (!p || out_room(p) < sizeof(struct header) + length) return; /* callers keep 4 KiB of room for replies */
+    memcpy(p->out + p->out_len + sizeof(struct header), payload, length);
+    seal(p, type, id, length);
+}
+
+static void answer(struct port *p, uint8_t type, uint32_t id, int32_t first, int32_t error, const char *words) {
+    char payload[512];
+    memcpy(payload, &first, 4);
+    memcpy(payload + 4, &error, 4);
+    int n = snprintf(payload + 8, sizeof payload - 8, "%s", words);
+    emit(p, type, id, payload, 8 + (uint32_t)(n < 503 ? n : 503));
+}
+
+static void done(struct port *p, uint32_t id, int error, const char *what) { answer(p, DONE, id, 0, error, what); }
+
+static bool flush_port(struct port *p) {
+    bool moved = false;
+    while (p->out_at < p->out_len && p->writable) {
+        ssize_t n = write(p->fd, p->out + p->out_at, p->out_len - p->out_at);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) p->writable = false; /* the edge-triggered epoll tells when it is again */
+        else p->out_at += (uint32_t)n, moved = true;
+    }
+    if (p->out_at == p->out_len) p->out_at = p->out_len = 0;
+    return moved;
+}
+
+static bool fill_port(struct port *p) {
+    uint32_t room = (uint32_t)sizeof p->in - 1 - p->in_len;
+    if (!p->readable || !room) return false;
+    ssize_t n = read(p->fd, p->in + p->in_len, room);
+    if (n <= 0) { /* 0: the host hung up; what it had begun to say is void. The next host begins with HELLO */
+        if (n == 0) p->in_len = 0;
+        p->readable = n < 0 && errno == EINTR;
+        return false;
+    }
+    p->in_len += (uint32_t)n;
+    return true;
+}
+
+/* ---- ports ---- */
+
+/* Opens the port of that name, or of the first new name with the prefix; vport0pN is the host's numbering, not a name. */
+static int open_named(const char *wanted, size_t length) {
+    char path[300], *name;
+    DIR *dir = opendir("/sys/class/virtio-ports");
+    int fd = -1;
+    for (struct dirent *one; dir && fd < 0 && (one = readdir(dir));) {
+        snprintf(path, sizeof path, "/sys/class/virtio-ports/%s/name", one->d_name);
+        if (one->d_name[0] == '.' || !(name = slurp(path))) continue;
+        name[strcspn(name, "\n")] = 0;
+        snprintf(path, sizeof path, "/dev/%s", one->d_name);
+        if (strncmp(name, wanted, length) == 0) fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC); /* EBUSY: ours already */
+        free(name);
+    }
+    if (dir) closedir(dir);
+    return fd;
+}
+
+static int open_port(const char *name) { return open_named(name, strlen(name) + 1); }
+
+/* Edge-triggered: a port whose host hung up is always ready for poll(2), and would keep us running. */
+static bool watch_port(struct port *p, int fd) {
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLET, .data.ptr = p};
+    p->fd = fd;
+    p->readable = p->writable = true;
+    return epoll_ctl(port_epoll, EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+static void find_ports(void) {
+    for (int fd; port_count < PORTS && (fd = open_named("vmm.guest", 9)) >= 0;) watch_port(&ports[port_count++], fd);
+}
+
+static struct port *open_log(void) {
+    if (log_port.fd < 0) {
+        int fd = open_port("vmm.log");
+        if (fd >= 0) watch_port(&log_port, fd);
+    }
+    return log_port.fd < 0 ? NULL : &log_port;
+}
+
+/* ---- commands ---- */
+
+static void close_fd(int *fd) {
+    if (*fd >= 0) close(*fd);
+    *fd = -1;
+}
+
+static void close_ends(struct exec *e) {
+    if (e->in != e->out) close_fd(&e->in);
+    e->in = -1;
+    close_fd(&e->out);
+    close_fd(&e->err);
+}
+
+static void forget(struct exec *e) {
+    close_ends(e);
+    free(e->ring);
+    *e = (struct exec){.in = -1, .out = -1, .err = -1};
+}
+
+/* The host that started it is gone: a terminal hangs up, pipes are read and dropped so that nothing blocks. */
+static void orphan(struct exec *e) {
+    if (e->sink == e->port) e->sink = NULL;
+    e->port = NULL;
+    if (e->flags & TTY && !e->sink) close_ends(e);
+    else if (!(e->flags & TTY)) close_fd(&e->in);
+}
+
+static struct exec *find_exec(const struct port *p, uint32_t id) {
+    for (struct exec *e = execs; e < execs + EXECS; e++)
+        if (e->pid && (id ? e->port == p && e->id == id : (e->flags & END) != 0)) return e;
+    return NULL;
+}
+
+struct command {
+    char **argv, **env, *cwd, *user;
+    uint16_t flags, rows, cols;
+    struct user who;
+    int child[3]; /* the command's ends of its descriptors */
+};
+
+static int open_terminal(struct command *c, struct exec *e) {
+    struct winsize size = {.ws_row = c->rows, .ws_col = c->cols};
+    int locked = 0;
+    e->out = e->in = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+    if (e->out < 0 || ioctl(e->out, TIOCSPTLCK, &locked) < 0) return -1;
+    ioctl(e->out, TIOCSWINSZ, &size);
+    c->child[0] = ioctl(e->out, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    c->child[1] = c->child[2] = c->child[0];
+    return c->child[0];
+}
+
+static int open_pipe(int *ours, int *theirs, bool to_child) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0) return -1;
+    *ours = ends[to_child], *theirs = ends[!to_child];
+    return fcntl(*ours, F_SETFL, O_NONBLOCK);
+}
+
+static int open_stdio(struct command *c, struct exec *e) {
+    if (c->flags & TTY) return open_terminal(c, e);
+    if (!(c->flags & WITH_STDIN)) c->child[0] = open("/dev/null", O_RDWR | O_CLOEXEC);
+    else if (open_pipe(&e->in, &c->child[0], true) < 0) return -1;
+    return open_pipe(&e->out, &c->child[1], false) < 0 ? -1 : open_pipe(&e->err, &c->child[2], false);
+}
+
+static const char *variable(char **env, const char *name) {
+    size_t n = strlen(name);
+    for (; *env; env++)
+        if (strncmp(*env, name, n) == 0 && (*env)[n] == '=') return *env + n + 1;
+    return NULL;
+}
+
+/* execvpe(3) with the PATH of the command, not ours; EACCES on the way is remembered, as a shell does. */
+static int exec_by_path(struct command *c) {
+    char path[PATH_MAX];
+    const char *dirs = variable(c->env, "PATH");
+    if (strchr(c->argv[0], '/') || !*c->argv[0] || !dirs) return execve(c->argv[0], c->argv, c->env), errno;
+    for (int error = ENOENT;; dirs++) {
+        size_t n = strcspn(dirs, ":");
+        snprintf(path, sizeof path, "%.*s%s%s", (int)n, dirs, n ? "/" : "", c->argv[0]);
+        execve(path, c->argv, c->env);
+        if (errno != ENOENT && errno != ENOTDIR) error = errno;
+        if (!*(dirs += n)) return error;
+    }
+}
+
+static const char *failed_at; /* set by the child: vfork(2) shares our memory until it execs */
+static int failed_errno;
+
+/* In the child, with our rights until setuid; `what` names the step for the host's error. */
+static int become(struct command *c) {
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    setsid();
+    for (int fd = 0; fd < 3; fd++)
+        if (dup2(c->child[fd], fd) < 0) return failed_at = "open the descriptors of", errno;
+    if (c->flags & TTY) ioctl(0, TIOCSCTTY, 0);
+    if (c->flags & MAKE_CWD) make_parents(c->cwd), mkdir(c->cwd, 0755);
+    failed_at = "take the user of";
+    if (syscall(SYS_setgroups, c->who.group_count, c->who.groups) < 0) return errno;
+    if (syscall(SYS_setresgid, c->who.gid, c->who.gid, c->who.gid) < 0) return errno;
+    if (syscall(SYS_setresuid, c->who.uid, c->who.uid, c->who.uid) < 0) return errno;
+    failed_at = "enter the working directory of";
+    if (chdir(*c->cwd ? c->cwd : "/") < 0) return errno;
+    failed_at = "execute";
+    return exec_by_path(c);
+}
+
+static pid_t spawn(struct command *c) {
+    failed_errno = 0;
+    pid_t pid = vfork();
+    if (pid == 0) {
+        failed_errno = become(c);
+        _exit(127);
+    }
+    if (pid > 0 && failed_errno) waitpid(pid, NULL, 0);
+    if (pid < 0) failed_at = "fork for", failed_errno = errno;
+    return failed_errno ? 0 : pid;
+}
+
+static void close_child_ends(struct command *c) {
+    for (int fd = 2; fd >= 0; fd--)
+        if (c->child[fd] >= 0 && (fd == 0 || c->child[fd] != c->child[fd - 1])) close(c->child[fd]);
+}
+
+static void start(struct port *p, struct exec *e, uint32_t id, struct command *c) {
+    char payload[12];
+    e->pid = 0, e->id = id, e->port = p, e->flags = c->flags;
+    e->sink = c->flags & LOG ? open_log() : p;
+    e->ring = c->flags & (WITH_STDIN | TTY) ? malloc(WINDOW) : NULL;
+    if (!resolve_user(c->user, &c->who)) failed_at = "find in /etc/passwd and /etc/group the user of", failed_errno = ENOENT;
+    else if (open_stdio(c, e) < 0) failed_at = "open the descriptors of", failed_errno = errno;
+    else e->pid = spawn(c);
+    close_child_ends(c);
+    if (!e->pid) {
+        answer(p, EXIT, id, strcmp(failed_at, "execute") ? 125 : failed_errno == ENOENT ? 127 : 126, failed_errno, failed_at);
+        return forget(e);
+    }
+    uint32_t pid = (uint32_t)e->pid;
+    uint64_t now = clock_ns(CLOCK_BOOTTIME);
+    memcpy(payload, &pid, 4);
+    memcpy(payload + 4, &now, 8);
+    emit(p, STARTED, id, payload, sizeof payload);
+}
+
+static uint32_t fnv1a(const char *bytes, uint32_t n) {
+    uint32_t hash = 2166136261u;
+    while (n--) hash = (hash ^ (uint8_t)*bytes++) * 16777619u;
+    return hash;
+}
+
+/* `count` strings into `list`; returns what follows them, NULL when the payload is too short. */
+static char *strings(char *at, char *end, char **list, int count) {
+    for (int i = 0; i < count; i++) {
+        list[i] = at;
+        if (!at || !(at = memchr(at, 0, (size_t)(end - at)))) return NULL;
+        at++;
+    }
+    list[count] = NULL;
+    return at;
+}
+
+static void on_exec(struct port *p, uint32_t id, char *payload, uint32_t length) {
+    uint32_t sum = 0;
+    uint16_t head[5] = {0}; /* flags rows cols argc envc */
+    if (length >= 14) memcpy(&sum, payload, 4), memcpy(head, payload + 4, 10);
+    struct exec *e = execs;
+    while (e < execs + EXECS && e->pid) e++;
+    if (length < 14 || sum != fnv1a(payload + 4, length - 4) || !head[3])
+        return answer(p, EXIT, id, 125, EBADMSG, "read the request of");
+    if (e == execs + EXECS) return answer(p, EXIT, id, 125, EAGAIN, "find a free slot for");
+    char **list = calloc(head[3] + head[4] + 10u, sizeof *list), *two[3] = {0}, *at, *end = payload + length;
+    char home[280], **env = list ? list + head[3] + 1 : NULL;
+    at = list ? strings(strings(payload + 14, end, two, 2), end, list, head[3]) : NULL;
+    if (!list || !at || !strings(at, end, env, head[4])) {
+        answer(p, EXIT, id, 125, EBADMSG, "read the request of");
+    } else {
+        struct command c = {list, env, two[1], two[0], head[0], head[1], head[2], {0}, {-1, -1, -1}};
+        struct user who;
+        if (!variable(env, "HOME") && resolve_user(c.user, &who)) {
+            snprintf(home, sizeof home, "HOME=%s", who.home);
+            env[head[4]] = home;
+        }
+        start(p, e, id, &c);
+    }
+    free(list);
+}
+
+static void on_stdin(struct exec *e, const char *bytes, uint32_t length) {
+    if (!e || !e->ring) return;
+    if (!length) e->in_ended = true;
+    if (length > WINDOW - e->ring_len) length = WINDOW - e->ring_len; /* a host beyond its credit loses its own bytes */
+    for (uint32_t i = 0; i < length; i++) e->ring[(e->ring_at + e->ring_len++) % WINDOW] = bytes[i];
+}
+
+static bool feed(struct exec *e) {
+    uint32_t run = WINDOW - e->ring_at, taken = 0;
+    if (e->in < 0 || !e->ring || (e->port && out_room(e->port) < 64)) return false;
+    if (e->ring_len) {
+        ssize_t n = write(e->in, e->ring + e->ring_at, e->ring_len < run ? e->ring_len : run);
+        if (n < 0 && errno != EAGAIN && errno != EINTR) taken = e->ring_len, close_fd(&e->in); /* it reads no more */
+        if (n > 0) taken = (uint32_t)n;
+        e->ring_at = (e->ring_at + taken) % WINDOW, e->ring_len -= taken;
+        if (taken) emit(e->port, CREDIT, e->id, &taken, 4);
+    }
+    if (e->in_ended && !e->ring_len && e->in >= 0) {
+        if (e->flags & TTY) (void)!write(e->in, "\4", 1); /* the end of input of a terminal is ^D */
+        else close_fd(&e->in);
+        e->in_ended = false;
+    }
+    return taken > 0;
+}
+
+/* A record of the log: stream (1 or 2), CLOCK_REALTIME ns, length, bytes. */
+static void seal_record(struct port *p, uint8_t stream, uint32_t length) {
+    uint64_t now = clock_ns(CLOCK_REALTIME);
+    p->out[0] = (char)stream;
+    memcpy(p->out + 1, &now, 8);
+    memcpy(p->out + 9, &length, 4);
+    p->out_len = RECORD + length;
+}
+
+/* One frame of output at most, and only when the last one has left: the command waits for a slow host, we hold 32 KiB. */
+static bool drain(struct exec *e, int *fd, uint8_t type) {
+    static char dropped[CHUNK];
+    struct port *p = e->sink;
+    if (*fd < 0 || (p && p->out_len)) return false;
+    ssize_t n = read(*fd, p ? p->out + (p == &log_port ? RECORD : sizeof(struct header)) : dropped, CHUNK);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
+    if (n <= 0) { /* end of file; of a terminal: EIO */
+        if (e->in == *fd) e->in = -1;
+        close_fd(fd);
+        return true;
+    }
+    if (p == &log_port) seal_record(p, type == STDOUT ? 1 : 2, (uint32_t)n);
+    else if (p) seal(p, type, e->id, (uint32_t)n);
+    if (p) flush_port(p);
+    return true;
+}
+
+static void record_status(int status) {
+    int fd = open_port("vmm.status");
+    if (fd >= 0) dprintf(fd, "exit %d\n", status), close(fd);
+}
+
+static void power(uint32_t restart);
+
+static void finish(struct exec *e) {
+    bool end = e->flags & END;
+    if (end) record_status(e->status);
+    answer(e->port, EXIT, e->id, e->status, 0, "");
+    if (e->port) flush_port(e->port);
+    forget(e);
+    if (end) power(1);
+}
+
+/* The tty layer moves the last bytes in a work queue of its own, so an empty terminal is not yet a finished one. */
+static bool pump(struct exec *e) {
+    bool moved = feed(e) | drain(e, &e->out, STDOUT) | drain(e, &e->err, STDERR);
+    if (moved || !e->exited || (e->port && e->port->out_len) || (e->sink && e->sink->out_len)) return moved;
+    if (e->out >= 0 && (e->flags & TTY) && (int64_t)clock_ns(CLOCK_MONOTONIC) < e->drain_until_ns) return false;
+    finish(e);
+    return true;
+}
+
+static void reap(void) {
+    int status;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+        for (struct exec *e = execs; e < execs + EXECS; e++)
+            if (e->pid == pid) {
+                e->exited = true;
+                e->status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+                e->drain_until_ns = (int64_t)clock_ns(CLOCK_MONOTONIC) + 200000000;
+            }
+}
+
+/* ---- what else the host asks for ---- */
+
+static int reseed(const char *bytes, uint32_t length) {
+    struct { int entropy_bits, size; char bytes[256]; } pool = {(int)length * 8, (int)length, {0}};
+    if (!length || length > sizeof pool.bytes) return EINVAL;
+    memcpy(pool.bytes, bytes, length);
+    int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
+    int error = fd < 0 || ioctl(fd, RNDADDENTROPY, &pool) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0 ? errno : 0;
+    if (fd >= 0) close(fd);
+    return error;
+}
+
+static bool first_nic(char *name) {
+    DIR *dir = opendir("/sys/class/net");
+    bool found = false;
+    for (struct dirent *one; dir && !found && (one = readdir(dir));)
+        if (one->d_name[0] != '.' && strcmp(one->d_name, "lo") != 0)
+            found = snprintf(name, IFNAMSIZ, "%.15s", one->d_name) > 0;
+    if (dir) closedir(dir);
+    return found;
+}
+
+static int set_address(int fd, unsigned long request, struct ifreq *nic, const char *address, uint32_t mask) {
+    struct sockaddr_in *in = (struct sockaddr_in *)&nic->ifr_addr;
+    *in = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr = {htonl(mask)}};
+    if (address && inet_pton(AF_INET, address, &in->sin_addr) != 1) return errno = EINVAL, -1;
+    return ioctl(fd, request, nic);
+}
+
+static int link_up(int fd, struct ifreq *nic, short flags) {
+    nic->ifr_flags = flags;
+    return ioctl(fd, SIOCSIFFLAGS, nic);
+}
+
+static int set_mac(int fd, struct ifreq *nic, const char *mac) {
+    unsigned int b[6];
+    if (sscanf(mac, "%x:%x:%x:%x:%x:%x", b, b + 1, b + 2, b + 3, b + 4, b + 5) != 6) return errno = EINVAL, -1;
+    link_up(fd, nic, 0);
+    nic->ifr_hwaddr.sa_family = 1; /* ARPHRD_ETHER */
+    for (int i = 0; i < 6; i++) nic->ifr_hwaddr.sa_data[i] = (char)b[i];
+    return ioctl(fd, SIOCSIFHWADDR, nic);
+}
+
+static int add_default_route(int fd, const char *gateway) {
+    struct rtentry route = {.rt_flags = RTF_UP | RTF_GATEWAY};
+    route.rt_dst.sa_family = route.rt_genmask.sa_family = route.rt_gateway.sa_family = AF_INET;
+    if (inet_pton(AF_INET, gateway, &((struct sockaddr_in *)&route.rt_gateway)->sin_addr) != 1) return errno = EINVAL, -1;
+    return ioctl(fd, SIOCADDRT, &route) < 0 && errno != EEXIST ? -1 : 0;
+}
+
+/* "ADDRESS/PREFIX[,GATEWAY[,MAC]]" for the first interface that is not lo; an old address of it goes. */
+static int network(const char *words) {
+    char copy[128], *rest = copy, *address, *gateway, *mac, *slash;
+    struct ifreq nic = {0};
+    uint32_t prefix = 24;
+    snprintf(copy, sizeof copy, "%s", words);
+    address = strsep(&rest, ","), gateway = strsep(&rest, ","), mac = strsep(&rest, ",");
+    if ((slash = strchr(address, '/'))) *slash = 0;
+    if (slash && (!number(slash + 1, &prefix) || prefix < 1 || prefix > 32)) return EINVAL;
+    if (!first_nic(nic.ifr_name)) return ENODEV;
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    bool failed = fd < 0 || (mac && *mac && set_mac(fd, &nic, mac) < 0) ||
+                  set_address(fd, SIOCSIFADDR, &nic, address, 0) < 0 ||
+                  set_address(fd, SIOCSIFNETMASK, &nic, NULL, ~0u << (32 - prefix)) < 0 ||
+                  link_up(fd, &nic, IFF_UP | IFF_RUNNING) < 0 ||
+                  (gateway && *gateway && add_default_route(fd, gateway) < 0);
+    int error = failed ? errno : 0;
+    if (fd >= 0) close(fd);
+    return error;
+}
+
+static void loopback_up(void) {
+    struct ifreq nic = {.ifr_name = "lo"};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    link_up(fd, &nic, IFF_UP | IFF_RUNNING);
+    close(fd);
+}
+
+/* mode, uid, gid (u32 each), PATH NUL, bytes: replaced as a whole, parents made. */
+static int put_file(char *payload, uint32_t length) {
+    char *path = payload + 12, *end = length > 12 ? memchr(path, 0, length - 12) : NULL, temp[PATH_MAX];
+    uint32_t meta[3];
+    if (!end || path[0] != '/' || strlen(path) > PATH_MAX - 8) return EINVAL;
+    memcpy(meta, payload, sizeof meta);
+    make_parents(path);
+    snprintf(temp, sizeof temp, "%s.vmm~", path);
+    int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), error = 0;
+    size_t left = (size_t)(payload + length - ++end);
+    if (fd < 0) return errno;
+    for (ssize_t n; left && !error; end += n, left -= (size_t)n)
+        if ((n = write(fd, end, left)) <= 0) error = n ? errno : EIO, n = 0;
+    if (!error && (fchown(fd, meta[1], meta[2]) < 0 || fchmod(fd, meta[0] & 07777) < 0)) error = errno;
+    close(fd);
+    if (!error && rename(temp, path) < 0) error = errno;
+    if (error) unlink(temp);
+    return error;
+}
+
+/* Signal the daemon whose pid file it is: a shell for `kill -HUP` costs 100 ms in a fresh clone. */
+static int signal_pidfile(uint32_t signal_number, const char *path) {
+    char *text = slurp(path);
+    long pid = text ? strtol(text, NULL, 10) : 0;
+    int error = !text ? errno : pid <= 1 ? EINVAL : kill((pid_t)pid, (int)signal_number) < 0 ? errno : 0;
+    free(text);
+    return error;
+}
+
+static int set_time(const char *payload, uint32_t length) {
+    uint64_t ns;
+    if (length != 8) return EINVAL;
+    memcpy(&ns, payload, 8);
+    struct timespec now = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+    return clock_settime(CLOCK_REALTIME, &now) < 0 ? errno : 0;
+}
+
+/* systemd(1): SIGRTMIN+4 powers off, +5 reboots. As pid 1 we end it ourselves; -no-reboot makes a reset the end. */
+static void power(uint32_t restart) {
+    if (system_mode) {
+        kill(1, SIGRTMIN + (restart ? 5 : 4));
+        return;
+    }
+    kill(-1, SIGKILL);
+    sync();
+    mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY, NULL);
+    reboot(restart ? RB_AUTOBOOT : RB_POWER_OFF);
+}
+
+static void welcome(struct port *p, uint32_t id, const char *nonce) {
+    char payload[48];
+    uint32_t head[2] = {VERSION, (uint32_t)system_mode};
+    uint64_t clocks[4] = {began_boottime_ns, clock_ns(CLOCK_BOOTTIME), clock_ns(CLOCK_MONOTONIC), clock_ns(CLOCK_REALTIME)};
+    memcpy(payload, nonce, 8);
+    memcpy(payload + 8, head, 8);
+    memcpy(payload + 16, clocks, 32);
+    emit(p, WELCOME, id, payload, sizeof payload);
+}
+
+static void on_hello(struct port *p, uint32_t id, const char *payload, uint32_t length) {
+    if (length != 8) return;
+    for (struct exec *e = execs; p->greeted && e < execs + EXECS; e++)
+        if (e->pid && e->port == p) orphan(e);
+    p->greeted = true;
+    welcome(p, id, payload);
+}
+
+static void on_signal(struct port *p, uint32_t id, uint32_t number_) {
+    struct exec *e = find_exec(p, id);
+    /* the group of the command: what a terminal's Ctrl-C and `docker kill` of a shell's child both want */
+    if (e && kill(-e->pid, (int)number_) < 0) kill(e->pid, (int)number_);
+}
+
+static void on_resize(struct exec *e, const char *payload, uint32_t length) {
+    uint16_t rows_cols[2];
+    if (!e || !(e->flags & TTY) || length != 4) return;
+    memcpy(rows_cols, payload, 4);
+    ioctl(e->out, TIOCSWINSZ, &(struct winsize){.ws_row = rows_cols[0], .ws_col = rows_cols[1]});
+}
+
+static void dispatch(struct port *p, const struct header *h, char *payload) {
+    uint32_t word = 0, n = h->length;
+    if (n >= 4) memcpy(&word, payload, 4);
+    switch (h->type) {
+    case HELLO: return on_hello(p, h->id, payload, n);
+    case EXEC: return on_exec(p, h->id, payload, n);
+    case STDIN: return on_stdin(find_exec(p, h->id), payload, n);
+    case RESIZE: return on_resize(find_exec(p, h->id), payload, n);
+    case SIGNAL: return on_signal(p, h->id, word);
+    case HOSTNAME: return done(p, h->id, sethostname(payload, n) < 0 ? errno : 0, "set the host name");
+    case TIME: return done(p, h->id, set_time(payload, n), "set the clock");
+    case RESEED: return done(p, h->id, reseed(payload, n), "reseed the random generator");
+    case NETWORK: return done(p, h->id, network(payload), "set the address");
+    case PUT: return done(p, h->id, put_file(payload, n), "write the file");
+    case PIDFILE: return done(p, h->id, n > 4 ? signal_pidfile(word, payload + 4) : EINVAL, "signal the daemon");
+    case SYNC: return sync(), done(p, h->id, 0, "sync");
+    case POWEROFF: return done(p, h->id, 0, "power off"), (void)flush_port(p), power(word);
+    default: return done(p, h->id, ENOSYS, "know the request");
+    }
+}
+
+static bool is_frame(struct header *h, const char *at) {
+    memcpy(h, at, sizeof *h);
+    return memcmp(h->magic, "vmG\1", 4) == 0 && h->check == header_check(h) && h->length <= MAX_PAYLOAD;
+}
+
+/* A new host may come before we saw the old one leave, in the middle of its frame: the HELLO that ends all ends that. */
+static bool ends_with_hello(const struct port *p) {
+    struct header h;
+    return p->in_len >= sizeof h + 8 && is_frame(&h, p->in + p->in_len - sizeof h - 8) && h.type == HELLO && h.length == 8;
+}
+
+/* Frames are found by magic and check: what a host left half said is skipped. */
+static bool parse(struct port *p) {
+    uint32_t at = 0;
+    struct header h;
+    while (p->in_len - at >= sizeof h && out_room(p) >= 4096) {
+        char *frame = p->in + at;
+        if (!is_frame(&h, frame)) {
+            char *next = memchr(frame + 1, 'v', p->in_len - at - 1);
+            at = next ? (uint32_t)(next - p->in) : p->in_len;
+            continue;
+        }
+        if (p->in_len - at < sizeof h + h.length) {
+            if (!ends_with_hello(p)) break;
+            at = p->in_len - (uint32_t)sizeof h - 8;
+            continue;
+        }
+        char *after = frame + sizeof h + h.length, first_of_next = *after;
+        *after = 0; /* words in payloads end here */
+        dispatch(p, &h, frame + sizeof h);
+        *after = first_of_next;
+        at += (uint32_t)sizeof h + h.length;
+    }
+    memmove(p->in, p->in + at, p->in_len -= at);
+    return at > 0;
+}
+
+/* ---- the loop ---- */
+
+static int open_uevents(void) {
+    struct { uint16_t family, pad; uint32_t pid, groups; } kernel = {AF_NETLINK, 0, 0, 1}; /* sockaddr_nl */
+    int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 15 /* NETLINK_KOBJECT_UEVENT */);
+    if (bind(fd, (struct sockaddr *)&kernel, sizeof kernel) < 0) close_fd(&fd);
+    return fd;
+}
+
+/* Ports get their names one after another, and by hotplug: the kernel tells of each. */
+static void read_uevents(int fd) {
+    char event[4096];
+    bool port = false;
+    for (ssize_t n; (n = read(fd, event, sizeof event)) > 0 || (n < 0 && errno == ENOBUFS);)
+        port |= n < 0 || memmem(event, (size_t)n, "virtio-ports", 12) != NULL;
+    if (port) find_ports();
+}
+
+static void read_port_events(void) {
+    struct epoll_event events[PORTS];
+    int n = epoll_wait(port_epoll, events, PORTS, 0);
+    for (int i = 0; i < n; i++) {
+        struct port *p = events[i].data.ptr;
+        p->readable |= (events[i].events & (EPOLLIN | EPOLLHUP)) != 0;
+        p->writable |= (events[i].events & EPOLLOUT) != 0;
+    }
+}
+
+static bool work(void) {
+    static unsigned int first; /* whose output goes first changes, so that no command starves another */
+    bool moved = flush_port(&log_port);
+    for (struct port *p = ports; p < ports + port_count; p++) moved |= flush_port(p) | fill_port(p) | parse(p);
+    first++;
+    for (unsigned int i = 0; i < EXECS; i++) {
+        struct exec *e = &execs[(first + i) % EXECS];
+        if (e->pid) moved |= pump(e);
+    }
+    return moved;
+}
+
+/* What to wait for: of a command only what can move now, or poll(2) would return at once. */
+static int add_waits(struct pollfd *fds, int n, int *timeout_ms) {
+    for (struct exec *e = execs; e < execs + EXECS; e++) {
+        if (!e->pid) continue;
+        bool room = !e->sink || !e->sink->out_len;
+        if (e->out >= 0 && room) fds[n++] = (struct pollfd){.fd = e->out, .events = POLLIN};
+        if (e->err >= 0 && room) fds[n++] = (struct pollfd){.fd = e->err, .events = POLLIN};
+        if (e->in >= 0 && e->ring_len) fds[n++] = (struct pollfd){.fd = e->in, .events = POLLOUT};
+        if (e->exited) *timeout_ms = 20;
+    }
+    return n;
+}
+
+static void serve(void) {
+    struct pollfd fds[3 + 3 * EXECS];
+    struct signalfd_siginfo died;
+    sigset_t children;
+    sigemptyset(&children);
+    sigaddset(&children, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &children, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    for (struct exec *e = execs; e < execs + EXECS; e++) forget(e);
+    port_epoll = epoll_create1(EPOLL_CLOEXEC);
+    int deaths = signalfd(-1, &children, SFD_NONBLOCK | SFD_CLOEXEC), uevents = open_uevents();
+    find_ports();
+    for (;;) {
+        int timeout_ms = -1;
+        while (work()) {}
+        fds[0] = (struct pollfd){.fd = port_epoll, .events = POLLIN};
+        fds[1] = (struct pollfd){.fd = deaths, .events = POLLIN};
+        fds[2] = (struct pollfd){.fd = uevents, .events = POLLIN};
+        poll(fds, (nfds_t)add_waits(fds, 3, &timeout_ms), timeout_ms);
+        if (fds[0].revents) read_port_events();
+        if (fds[1].revents && read(deaths, &died, sizeof died) > 0) reap();
+        if (fds[2].revents) read_uevents(uevents);
+    }
+}
+
+/* ---- boot: pid 1 of the initramfs ---- */
+
+static char *kernel_words; /* /proc/cmdline */
+
+/* The `index`th value of NAME= on the kernel command line, or NULL. */
+static char *kernel_word(const char *name, int index) {
+    static char value[512];
+    size_t n = strlen(name);
+    for (char *at = kernel_words; at && (at = strstr(at, name)); at += n) {
+        if ((at != kernel_words && at[-1] != ' ') || at[n] != '=' || index--) continue;
+        snprintf(value, sizeof value, "%.*s", (int)strcspn(at + n + 1, " \n"), at + n + 1);
+        return value;
+    }
+    return NULL;
+}
+
+static void load_modules(void) {
+    char *list = slurp("/modules/order"), *rest = list, *path;
+    while (rest && (path = strsep(&rest, "\n"))) {
+        int fd = *path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+        if (fd < 0) continue;
+        if (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST) say("vmm-guest: cannot load %s: %s\n", path, strerror(errno));
+        close(fd);
+        unlink(path); /* the initramfs is memory: a loaded module's file is of no more use */
+    }
+    free(list);
+}
+
+static int mount_one(const char *source, const char *target, const char *type, unsigned long flags) {
+    const char *data = strcmp(type, "9p") ? NULL : "trans=virtio,version=9p2000.L,msize=512000";
+    make_parents(target);
+    mkdir(target, 0755);
+    return mount(source, target, type, flags, data);
+}
+
+/* Virtio disks are there when their module is loaded; NVMe and hotplug probe in threads of their own. */
+static void mount_root(void) {
+    char device[256], type[32], *word = kernel_word("vmm.root", 0);
+    snprintf(device, sizeof device, "%s", word ? word : "/dev/vda");
+    word = kernel_word("vmm.rootfstype", 0);
+    snprintf(type, sizeof type, "%s", word ? word : "ext4");
+    unsigned long flags = kernel_word("vmm.ro", 0) ? MS_RDONLY : 0;
+    for (int tries = 0; mount_one(device, "/root", type, flags) < 0; tries++) {
+        if (tries == 5000 || (errno != ENOENT && errno != ENXIO)) die("cannot mount the root %s (%s)", device, type);
+        usleep(1000);
+    }
+}
+
+/* vmm.mount=SOURCE,TARGET,TYPE[,ro]: folder shares and volumes, before anything of the image runs. */
+static void mount_extras(void) {
+    char *word;
+    for (int i = 0; (word = kernel_word("vmm.mount", i)); i++) {
+        char target[PATH_MAX], *source = strsep(&word, ","), *path = strsep(&word, ","), *type = strsep(&word, ",");
+        if (!path || !type) continue;
+        snprintf(target, sizeof target, "/root%s", path);
+        if (mount_one(source, target, type, word && strcmp(word, "ro") == 0 ? MS_RDONLY : 0) < 0)
+            die("cannot mount %s on %s", source, path);
+    }
+}
+
+static void move_root(void) {
+    static const char *const kernel_trees[] = {"/dev", "/proc", "/sys"};
+    char target[16];
+    for (int i = 0; i < 3; i++) {
+        snprintf(target, sizeof target, "/root%s", kernel_trees[i]);
+        mkdir(target, 0755);
+        if (mount(kernel_trees[i], target, NULL, MS_MOVE, NULL) < 0) die("cannot move %s", kernel_trees[i]);
+    }
+    unlink("/init");
+    if (chdir("/root") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0) die("cannot enter the root");
+}
+
+/* What a container's image finds in /dev, and devtmpfs does not make. */
+static void finish_dev(void) {
+    mkdir("/dev/pts", 0755);
+    mkdir("/dev/shm", 01777);
+    mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "mode=620,ptmxmode=666,gid=5");
+    mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777");
+    (void)!symlink("/proc/self/fd", "/dev/fd");
+    (void)!symlink("/proc/self/fd/0", "/dev/stdin");
+    (void)!symlink("/proc/self/fd/1", "/dev/stdout");
+    (void)!symlink("/proc/self/fd/2", "/dev/stderr");
+}
+
+static void name_and_address(void) {
+    char *word = kernel_word("vmm.hostname", 0);
+    if (word && sethostname(word, strlen(word)) < 0) say("vmm-guest: cannot set the host name: %s\n", strerror(errno));
+    loopback_up();
+    if ((word = kernel_word("vmm.ip", 0)) && (errno = network(word)))
+        say("vmm-guest: cannot set the address %s: %s\n", word, strerror(errno));
+}
+
+/* systemd.io/ROOT_STORAGE_DAEMONS: its killing spree spares a process whose argv[0] begins with '@'. */
+static void hand_over(char *self) {
+    char *word = kernel_word("vmm.init", 0);
+    char *argv[] = {word, NULL}, *env[] = {"HOME=/", "TERM=linux", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
+    if (!word) return finish_dev();
+    system_mode = 1;
+    pid_t helper = fork();
+    if (helper == 0) {
+        setsid();
+        *self = '@';
+        return;
+    }
+    execve(word, argv, env);
+    die("cannot execute the image's init %s", word);
+}
+
+static void boot(char *self) {
+    began_boottime_ns = clock_ns(CLOCK_BOOTTIME);
+    if (mount_one("devtmpfs", "/dev", "devtmpfs", MS_NOSUID) < 0 || mount_one("proc", "/proc", "proc", 0) < 0 ||
+        mount_one("sysfs", "/sys", "sysfs", 0) < 0)
+        die("cannot mount the kernel's file systems");
+    kernel_words = slurp("/proc/cmdline");
+    load_modules();
+    mount_root();
+    mount_extras();
+    move_root();
+    name_and_address();
+    umask(022);
+    hand_over(self);
+    serve();
+}
+
+/* ---- in containers, and for the bench ---- */
+
+static struct {
+    bool mark;
+    int status_fd, report_fd, terminal;
+} hold = {false, -1, -1, -1};
+
+/* The host's engine reads (phase, step, errno); phase 4 is "execute" there (containers/init.py). */
+static void report_exec_failure(const char *command, int error) {
+    int report[3] = {4, 0, error};
+    if (hold.report_fd < 0) say("vmm-guest: cannot execute %s: %s\n", command, strerror(error));
+    else if (write(hold.report_fd, report, sizeof report) < 0) _exit(125);
+    _exit(error == ENOENT ? 127 : 126);
+}
+
+static pid_t start_child(char **argv) {
+    if (hold.mark) say("vmm-init %llu\n", (unsigned long long)clock_ns(CLOCK_MONOTONIC));
+    int slave = hold.terminal >= 0 ? ioctl(hold.terminal, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC) : -1;
+    pid_t pid = vfork();
+    if (pid) {
+        if (slave >= 0) close(slave);
+        return pid;
+    }
+    sigset_t none;
+    if (slave >= 0) {
+        setsid();
+        ioctl(slave, TIOCSCTTY, 0);
+        for (int fd = 0; fd < 3; fd++) dup2(slave, fd);
+    } else {
+        setpgid(0, 0);
+        if (isatty(0)) tcsetpgrp(0, getpid()); /* SIGTTOU is blocked still */
+    }
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    execvp(argv[0], argv);
+    report_exec_failure(argv[0], errno);
+    _exit(126);
+}
+
+/* One way of the terminal, as much as there is now. False when that side is gone. */
+static bool carry(int from, int to) {
+    char bytes[4096];
+    ssize_t got = read(from, bytes, sizeof bytes);
+    if (got < 0) return errno == EAGAIN || errno == EINTR;
+    for (ssize_t done = 0, now; done < got; done += now)
+        if ((now = write(to, bytes + done, got - done)) < 0) return errno == EINTR;
+    return got > 0;
+}
+
+/* Wait for a signal; with a terminal, carry its bytes meanwhile: nobody outside needs to be alive for that. */
+static int next_signal(int signals) {
+    struct signalfd_siginfo info;
+    struct pollfd ready[3] = {{signals, POLLIN, 0}, {hold.terminal, POLLIN, 0}, {0, POLLIN, 0}};
+    bool input = true, output = true;
+    for (;;) {
+        ready[1].fd = output ? hold.terminal : -1;
+        ready[2].fd = input && hold.terminal >= 0 ? 0 : -1;
+        if (poll(ready, 3, -1) < 0 && errno != EINTR) return -1;
+        if (ready[1].revents) output = carry(hold.terminal, 1) || !(ready[1].revents & POLLHUP);
+        if (ready[2].revents) input = carry(0, hold.terminal);
+        if (ready[0].revents & POLLIN && read(signals, &info, sizeof info) == sizeof info) return (int)info.ssi_signo;
+    }
+}
+
+static void drain_terminal(void) {
+    struct pollfd ready = {hold.terminal, POLLIN, 0};
+    while (hold.terminal >= 0 && poll(&ready, 1, 0) > 0 && ready.revents & POLLIN)
+        if (!carry(hold.terminal, 1)) return;
+}
+
+/* Forward signals, reap orphans, and return the status of the command itself, 128+signal when a signal ended it. */
+static int mind(pid_t child, int signals) {
+    for (;;) {
+        int status, signal_number = next_signal(signals);
+        if (signal_number != SIGCHLD) {
+            if (signal_number > 0) kill(child, signal_number);
+            continue;
+        }
+        for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
+            if (pid == child) return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    }
+}
+
+static int hold_usage(void) {
+    return say("usage: vmm-guest init|hold [--mark] [--status-fd N] [--report-fd N] [--tty N] -- COMMAND [ARG...]\n"), 125;
+}
+
+static char **hold_options(char **argv) {
+    for (; *argv && strcmp(*argv, "--") != 0; argv++) {
+        int *value = strcmp(*argv, "--status-fd") == 0   ? &hold.status_fd
+                     : strcmp(*argv, "--report-fd") == 0 ? &hold.report_fd
+                     : strcmp(*argv, "--tty") == 0       ? &hold.terminal
+                                                         : NULL;
+        if (strcmp(*argv, "--mark") == 0) hold.mark = true;
+        else if (!value || !argv[1]) return NULL;
+        else fcntl(*value = atoi(*++argv), F_SETFD, FD_CLOEXEC);
+    }
+    return *argv && argv[1] ? argv + 1 : NULL;
+}
+
+static int init_or_hold(char **argv) {
+    char **command = hold_options(argv);
+    if (!command) return hold_usage();
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    int signals = signalfd(-1, &all, SFD_CLOEXEC);
+    pid_t child = start_child(command);
+    if (child < 0 || signals < 0) return say("vmm-guest: cannot fork: %s\n", strerror(errno)), 125;
+    if (hold.report_fd >= 0) close(hold.report_fd);
+    int status = mind(child, signals);
+    drain_terminal();
+    if (hold.status_fd >= 0) dprintf(hold.status_fd, "exit %d\n", status);
+    return status;
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1 && (strcmp(argv[1], "init") == 0 || strcmp(argv[1], "hold") == 0)) return init_or_hold(argv + 2);
+    if (getpid() != 1) return hold_usage();
+    boot(argv[0]);
+}
