@@ -1,4 +1,4 @@
-"""The initramfs of a machine: the guest helper as /init, and the modules that the kernel needs to see its root."""
+"""The initramfs of a machine: the guest helper as /init, and the modules that the kernel needs for its root."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
 
 
 def initrd(home: Path, kernel: GuestKernel, helper: Path, modules: Sequence[str]) -> Path:
-    """The initramfs with `helper` as /init and `modules` (with all they depend on), in their order of loading.
+    """The initramfs: `helper` as /init, and `modules` with all they depend on, in their order of loading.
 
     Made once per content and cached. It is not compressed: unpacking costs a guest under TCG more than
     reading. Raises Unsupported for a module that the kernel neither has nor has built in.
@@ -94,7 +94,7 @@ def read_module(path: Path) -> bytes:
 
 
 def resolve(kernel: GuestKernel, modules: Sequence[str]) -> list[Path]:
-    """The files of `modules` and of all they depend on, each after what it needs; built-in ones are left out."""
+    """The files of `modules` and all they depend on, each after what it needs; built-in ones are left out."""
     if kernel.modules is None:
         return []
     known, built_in = _by_name(kernel.modules), _built_in(kernel.modules)

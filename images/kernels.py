@@ -34,8 +34,8 @@ class GuestKernel:
 def guest_kernel(home: Path, flavour: str | Path = "cloud", update: bool = False) -> GuestKernel:
     """The kernel of Debian's package `cloud` or `generic`, downloaded once, or of a file.
 
-    `update` asks apt for a newer one. Raises Usage for another word, NotFound for a missing file, HostUnfit where
-    apt cannot give the package, BadData for a file that is no kernel.
+    `update` asks apt for a newer one. Raises Usage for another word, NotFound for a missing file, HostUnfit
+    where apt cannot give the package, BadData for a file that is no kernel.
     """
     if isinstance(flavour, Path):
         return _of_file(home, flavour)
@@ -115,7 +115,7 @@ def _package(name: str) -> str:
 def _unpacked(package: str, half: Path) -> Path:
     """Download and unpack a kernel package below `half`; the finished folder."""
     what = "cannot download the guest kernel"
-    # apt drops to the user _apt for downloads where it can write the directory; ours is private, so it says so
+    # apt would download as the user _apt, who cannot write our private directory
     argv = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package]
     try:
         commands.run(argv, what, timeout_s=600, cwd=half)
