@@ -1,4 +1,4 @@
-"""The initramfs of a machine: the guest helper as /init, and the modules that the kernel needs for its root."""
+"""The initramfs of a machine: the guest helper as /init, and the modules that its root needs."""
 
 from __future__ import annotations
 

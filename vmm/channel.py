@@ -267,9 +267,9 @@ class Channel:
         on_started: Callable[[int], None] | None = None,
         on_output: Callable[[int, bytes], None] | None = None,
     ) -> int:
-        """Run a command with our descriptors and signals; its status, 126 or 127 after a line on stderr.
+        """Run a command with our descriptors and signals; its status (126, 127 after a line on stderr).
 
-        `on_started` gets the guest's CLOCK_BOOTTIME in ns, `on_output` the descriptor (1, 2) and bytes, before
+        `on_started` gets the guest's CLOCK_BOOTTIME in ns, `on_output` the stream (1, 2) and bytes, before
         they are written. Raises HungUp when the machine ends before the command does.
         """
         from vmm.conversation import Conversation

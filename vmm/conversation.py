@@ -1,5 +1,4 @@
-"""One command in a machine and our end of it: output, input within its credit, signals, the terminal's
-size."""
+"""One command in a machine and our end of it: output, input within its credit, signals, terminal size."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def encode(type_: int, id_: int, payload: bytes = b"") -> bytes:
 
 
 class Decoder:
-    """Frames out of a stream of bytes; what is no frame is skipped, up to the next magic with a right check."""
+    """Frames out of a stream of bytes; what is no frame is skipped, up to the next right header."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
@@ -98,7 +98,7 @@ def exec_payload(
 
 
 class Hello(NamedTuple):
-    """What the helper says of itself and its clocks; `received_ns` is the host's CLOCK_MONOTONIC at its arrival."""
+    """What the helper says of itself and its clocks; `received_ns` is the host's CLOCK_MONOTONIC then."""
 
     version: int
     system_mode: bool
@@ -110,7 +110,7 @@ class Hello(NamedTuple):
 
     @property
     def kernel_entry_ns(self) -> int:
-        """When the guest's kernel began, on the host's CLOCK_MONOTONIC: derived, late by the way of one frame."""
+        """When the guest's kernel began, on the host's CLOCK_MONOTONIC: derived, late by one frame's way."""
         return self.received_ns - self.boottime_ns
 
     def host_ns(self, boottime_ns: int) -> int:
