@@ -145,15 +145,52 @@ class Store:
         return self.enter(self.blobs.put(data), len(data), name)
 
     def enter(self, digest: str, size: int, name: str = "", media_type: str = MANIFEST) -> Image:
-        """Enter a manifest that is among the blobs into the index; the name is taken from whoever had it."""
+        """Enter a manifest that is among the blobs into the index.
+
+        The name is taken from whoever had it: an image without a name stays until `prune`, for its instances.
+        """
         entry: dict[str, Any] = {"mediaType": media_type, "digest": digest, "size": size}
-        if name:
-            entry["annotations"] = {REF_NAME: reference.parse(name).tagged}
-        image = self.image(entry)
+        image = self.image(entry, name)
         with self.changing() as entries:
-            entries[:] = [e for e in entries if not _replaced(e, entry)]
-            entries.append(entry)
+            if name:
+                take_name(entries, reference.parse(name).tagged)
+                entry["annotations"] = {REF_NAME: reference.parse(name).tagged}
+            if name or not any(e["digest"] == digest for e in entries):
+                entries[:] = [e for e in entries if e["digest"] != digest or _name(e)]
+                entries.append(entry)
         return image
+
+    def tag(self, source: str, name: str) -> Image:
+        """Give an image one more name."""
+        entry = self.descriptor(source)
+        return self.enter(entry["digest"], entry["size"], name, entry["mediaType"])
+
+    def untag(self, name: str, keep: bool = False) -> str:
+        """Take the name from an image, given a digest all its names; its digest.
+
+        The image goes with its last name, unless `keep` leaves it as one without a name.
+        """
+        entry = self.descriptor(name)
+        digest, whole = entry["digest"], _looks_like_digest(name)
+        with self.changing() as entries:
+            entries[:] = [
+                e for e in entries if e["digest"] != digest or not (whole or _name(e) == _name(entry))
+            ]
+            if keep and not any(e["digest"] == digest for e in entries):
+                entries.append({key: value for key, value in entry.items() if key != "annotations"})
+        return str(digest)
+
+    def names(self, digest: str) -> list[str]:
+        """The names of an image, sorted."""
+        return sorted(_name(e) for e in self.entries() if e["digest"] == digest and _name(e))
+
+    def name_of(self, entry: Mapping[str, Any]) -> str:
+        """The name in an index entry, empty where it has none."""
+        return _name(entry)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The index entries, those without a name too."""
+        return list(self._index()["manifests"])
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[list[dict[str, Any]]]:
@@ -251,10 +288,12 @@ def _matches(entry: Mapping[str, Any], wanted: reference.Reference) -> bool:
     return reference.parse(_name(entry) or "x").repository == wanted.repository
 
 
-def _replaced(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    if _name(new):
-        return _name(old) == _name(new) or (not _name(old) and old["digest"] == new["digest"])
-    return old["digest"] == new["digest"] and not _name(old)
+def take_name(entries: list[dict[str, Any]], name: str) -> None:
+    """Make the name free; an image that had no other one stays as an entry without a name."""
+    for entry in [e for e in entries if _name(e) == name]:
+        entries.remove(entry)
+        if not any(e["digest"] == entry["digest"] for e in entries):
+            entries.append({key: value for key, value in entry.items() if key != "annotations"})
 
 
 def now_unix_s() -> int:

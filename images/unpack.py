@@ -285,7 +285,7 @@ class _Layer:
     # the end
 
     def finish(self) -> None:
-        """Write the whiteouts, then the directories' metadata, deepest first (a child changes its parent's)."""
+        """Write the whiteouts, then the directories' metadata, the deepest first."""
         for at in self._whiteouts:
             self._write_whiteout(at)
         for at in sorted(self._opaque, key=len):
