@@ -141,7 +141,7 @@ def paired_permutation(differences: Sequence[float], seed: int = SEED) -> Test:
 
 
 def wilcoxon(differences: Sequence[float]) -> Test:
-    """Wilcoxon's signed-rank test on paired differences; outliers, which starts always have, bend it little."""
+    """Wilcoxon's signed-rank test on paired differences; an outlier bends it little."""
     data = _array(differences)
     if data.size < 2:
         return Test(math.nan, "too few samples")

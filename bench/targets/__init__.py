@@ -1,0 +1,33 @@
+"""Adapters: everything that the bench can start. Adding one is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+
+from bench.core.target import Target
+
+# name -> module:class, in the order of lists and tables
+TARGETS = {
+    "process": "bench.targets.process:Process",
+    "ct": "bench.targets.ct:Container",
+    "vm": "bench.targets.vm:Machine",
+    "vm-libvirt": "bench.targets.vm_libvirt:LibvirtMachine",
+    "bubblewrap": "bench.targets.bubblewrap:Bubblewrap",
+    "runc": "bench.targets.runc:Runc",
+    "docker": "bench.targets.docker:Docker",
+    "fake": "bench.targets.fake:Fake",
+    "fake-b": "bench.targets.fake:FakeB",
+}
+HIDDEN = frozenset({"fake", "fake-b"})
+
+
+def load(names: Iterable[str]) -> dict[str, Target]:
+    """The targets of those names; unknown names are left out, the campaign tells them as skipped."""
+    return {name: _made(TARGETS[name]) for name in names if name in TARGETS}
+
+
+def _made(where: str) -> Target:
+    module, _, kind = where.partition(":")
+    target: Target = getattr(import_module(module), kind)()
+    return target

@@ -1,0 +1,280 @@
+"""A campaign: the plan's turns one after the other, each a sample on disk before the next begins."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.core import facts, leaks, noise, overhead, resume, schedule, worker
+from bench.core.plan import Group, Plan
+from bench.core.progress import Progress
+from bench.core.sample import Sample
+from bench.core.schedule import Turn
+from bench.core.store import Store
+from bench.core.target import Cell, Measure, Parts, Target, Unavailable
+from host.errors import Failure
+
+
+@dataclass
+class Campaign:
+    """One run of a plan into a store.
+
+    `measure_of` finds an experiment's code; the folders `watched` are looked at for what runs leave there.
+    """
+
+    name: str
+    plan: Plan
+    store: Store
+    targets: Mapping[str, Target]
+    measure_of: Callable[[Cell], Measure]
+    progress: Progress = field(default_factory=Progress)
+    watched: Sequence[Path] = ()
+    command_line: Sequence[str] = ()
+    samples: list[Sample] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._facts = facts.full()
+        self._host = facts.short(self._facts)
+        self._versions = {"vmm": facts.ours()}
+        self._prepared: dict[tuple[str, str, str], Parts | None] = {}
+        self._litter: list[tuple[str, int, leaks.Litter]] = []
+        self._stops: dict[str, str] = {}
+        self._known_children: frozenset[int] = frozenset()
+
+    def run(self, recorded: Iterable[Sample] = ()) -> list[Sample]:
+        """Do what is left of the plan; returns all samples, the recorded ones first.
+
+        KeyboardInterrupt passes through after the running worker has ended and every target has cleaned up.
+        """
+        self.samples = list(recorded)
+        leaks.adopt_orphans()
+        self._describe("running")
+        outcome = "interrupted"
+        try:
+            self._overhead = overhead.measured()
+            usable = self._usable()
+            self._announce(usable)
+            for group, group_usable in self._groups(usable):
+                self._group(group, group_usable)
+            outcome = "complete"
+        except Failure as error:
+            outcome = f"failed: {error}"
+            raise
+        finally:
+            self._end(outcome)
+        return self.samples
+
+    # -- what is there, and what is to do ------------------------------------------------------------------
+
+    def _usable(self) -> dict[str, bool]:
+        """Which targets can be used; a missing one is a sample in every group that asks for it."""
+        usable = {}
+        for name in self.plan.targets:
+            missing = self._why_missing(name)
+            usable[name] = missing is None
+            if missing is None:
+                self._versions |= self.targets[name].versions()
+                continue
+            hint = f" ({missing.hint})" if missing.hint else ""
+            self.progress.note(f"{name}: skipped: {missing.why}{hint}")
+            for group in self.plan.groups:
+                for cell in group.cells():
+                    if cell.target == name:
+                        self._skip(cell, missing)
+        return usable
+
+    def _why_missing(self, name: str) -> Unavailable | None:
+        if name not in self.targets:
+            return Unavailable("no target of that name", "vmm bench list --targets")
+        return self.targets[name].why_unavailable()
+
+    def _skip(self, cell: Cell, missing: Unavailable) -> None:
+        already = any(one.cell == cell.key and one.status == "skipped" for one in self.samples)
+        if not already:
+            parts = Parts("skipped", error=missing.why, hint=missing.hint or None)
+            self._save(Turn(cell, 0, 0), parts, time.time())
+
+    def _groups(self, usable: Mapping[str, bool]) -> Iterable[tuple[Group, Group]]:
+        """Each group as planned, and with the targets that can be used."""
+        for group in self.plan.groups:
+            names = tuple(name for name in group.targets if usable[name])
+            if names:
+                yield group, replace(group, targets=names)
+
+    def _announce(self, usable: Mapping[str, bool]) -> None:
+        recorded = resume.done(self.samples)
+        left: dict[str, int] = {}
+        expect_s: dict[str, float] = {}
+        for _, group in self._groups(usable):
+            for block in schedule.blocks(group, self.plan.seed):
+                for turn in resume.left(block, recorded):
+                    left[turn.cell.key] = left.get(turn.cell.key, 0) + 1
+                    expected = group.expect_s.get(turn.cell.target, group.expect_s.get("default", 1.0))
+                    expect_s[turn.cell.key] = expected
+        self.progress.begin(left, expect_s)
+        if any(one.status != "skipped" for one in self.samples):
+            self.progress.note(f"resumed: {len(recorded)} runs are recorded, {sum(left.values())} are left")
+
+    # -- one group -----------------------------------------------------------------------------------------
+
+    def _group(self, planned: Group, group: Group) -> None:
+        """Blocks until the plan's runs are done, or the medians are precise enough at two looks in a row."""
+        recorded = resume.done(self.samples)
+        passes = 0
+        for block in schedule.blocks(group, self.plan.seed, len(self.samples), longest=True):
+            number = block[0].block
+            if number >= group.runs and (number - group.runs) % group.look_every == 0:
+                passes = passes + 1 if self._is_precise(group) else 0
+                if passes == 2:
+                    self._stops[group.cells()[0].group] = f"precise after {number} runs"
+                    break
+            extra = number >= group.runs
+            for turn in resume.left(block, recorded):
+                if extra:
+                    self.progress.more(turn.cell.key, 1)
+                self._turn(turn, planned)
+        else:
+            if group.max_runs > group.runs:
+                self._stops[group.cells()[0].group] = f"max_runs: not precise after {group.max_runs} runs"
+
+    def _is_precise(self, group: Group) -> bool:
+        from bench.core import stats, summary
+
+        for cell in group.cells():
+            values = summary.times_s(one for one in self.samples if one.cell == cell.key)
+            if not stats.median_interval(values).half_width <= group.precision:
+                return False
+        return True
+
+    def _turn(self, turn: Turn, group: Group) -> None:
+        self.progress.turn(turn)
+        refused = self._prepare(turn.cell)
+        if refused is not None:
+            self._save(turn, refused, time.time())
+            self.progress.done(self.samples[-1], 0.0)
+            return
+        self._known_children = leaks.children()
+        there = leaks.snapshot(self.watched)
+        cell = replace(turn.cell, run=turn.order)
+        job = partial(self.measure_of(cell), self.targets[cell.target], cell)
+        before = noise.read()
+        for ran in worker.runs(job, group.batch, turn.cell.deadline_s):
+            after = noise.read()
+            warned = noise.warnings(before, after, self._host["cores"])
+            if ran.is_last:
+                warned += self._look_for_litter(turn, there)
+            for parts in ran.parts:
+                self._save(turn, parts, ran.began_unix_s, warned)
+            self.progress.done(self.samples[-1], ran.took_s)
+            before = noise.read()
+
+    def _prepare(self, cell: Cell) -> Parts | None:
+        """Make the target ready for the cell once; a failure is kept and stands for every run of the cell."""
+        key = (cell.target, cell.image, cell.mode)
+        if key not in self._prepared:
+            try:
+                self.targets[cell.target].prepare(cell)
+                self._prepared[key] = None
+            except Failure as error:
+                words = f"cannot prepare: {error}"
+                self._prepared[key] = Parts("failed", error=words, hint=error.hint or None)
+                self.progress.note(f"{cell.key}: {words}")
+        return self._prepared[key]
+
+    def _look_for_litter(self, turn: Turn, there: leaks.Snapshot) -> tuple[str, ...]:
+        left = leaks.end_strays(self._known_children)
+        appeared = leaks.snapshot(self.watched) - there
+        self._litter += [(turn.cell.key, turn.block, one) for one in (*left, *sorted(appeared))]
+        # Mounts, cgroups and links may be a neighbour's; a process or a file in our folders is the target's.
+        return ("leak",) if left or any(one.kind == "file" for one in appeared) else ()
+
+    def _save(self, turn: Turn, parts: Parts, began_unix_s: float, warned: tuple[str, ...] = ()) -> None:
+        parts = _checked(parts)
+        sample = Sample(
+            campaign=self.name,
+            plan_hash=self.plan.hash,
+            experiment=turn.cell.experiment,
+            cell=turn.cell.key,
+            target=turn.cell.target,
+            image=turn.cell.image,
+            mode=turn.cell.mode,
+            block=turn.block,
+            order=turn.order,
+            warmup=turn.warmup,
+            status=parts.status,
+            error=parts.error,
+            hint=parts.hint,
+            exit_status=parts.exit_status,
+            accelerator=parts.accelerator,
+            edges_ns=parts.edges_ns,
+            values=parts.values,
+            began_unix_s=round(began_unix_s, 6),
+            host=self._host,
+            versions=self._versions,
+            warnings=warned,
+        )
+        self.store.append(sample)
+        self.samples.append(sample)
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def _end(self, outcome: str) -> None:
+        """Clean every target up, whatever the others do; then say how it ended."""
+        for name in {key[0] for key in self._prepared}:
+            try:
+                self.targets[name].cleanup()
+            except (Failure, OSError) as error:
+                self.progress.note(f"{name}: cannot clean up: {error}")
+        strays = leaks.end_strays(frozenset())
+        self._litter += [("campaign", 0, one) for one in strays]
+        self.progress.end()
+        self._describe(outcome)
+
+    def litter(self) -> list[dict[str, Any]]:
+        """What runs left behind and is still there, and the processes that had to be killed."""
+        now = leaks.snapshot(self.watched)
+        return [
+            {"cell": cell, "block": block, "kind": one.kind, "what": one.what}
+            for cell, block, one in self._litter
+            if one.kind == "process" or one in now
+        ]
+
+    def _describe(self, outcome: str) -> None:
+        self.store.describe(
+            {
+                "schema_version": 1,
+                "campaign": self.name,
+                "outcome": outcome,
+                "plan": self.plan.to_record(),
+                "plan_hash": self.plan.hash,
+                "command_line": list(self.command_line),
+                "facts": self._facts,
+                "versions": self._versions,
+                "overhead": getattr(self, "_overhead", {}),
+                "stops": self._stops,
+                "leaks": self.litter(),
+                "warnings": noise.WARNINGS,
+                "process": os.getpid(),
+            }
+        )
+
+
+def _checked(parts: Parts) -> Parts:
+    """The parts, or a failed sample in their place where a number is none or time ran backwards."""
+    wrong = [name for name, value in parts.values.items() if not _is_number(value)]
+    wrong += [edge for edge, at_ns in parts.edges_ns.items() if not _is_number(at_ns) or at_ns < 0]
+    if not wrong:
+        return parts
+    kept = {name: value for name, value in parts.values.items() if name not in wrong}
+    edges = {edge: at_ns for edge, at_ns in parts.edges_ns.items() if edge not in wrong}
+    words = f"the target told garbage: {', '.join(wrong)}"
+    return replace(parts, status="failed", error=words, values=kept, edges_ns=edges)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and value == value and abs(value) != float("inf")

@@ -1,0 +1,128 @@
+"""Samples to rows: what is told of each cell. Pure; warm-ups left out, failures counted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from bench.core import stats
+from bench.core.sample import Sample
+from bench.core.stats import Interval
+
+STARTS = ("command", "boot")
+
+
+class Row(NamedTuple):
+    """One number of one target: its median, how many runs it stands on, and its ratio to the base target."""
+
+    group: str
+    mode: str
+    target: str
+    accelerator: str | None
+    what: str
+    n: int
+    bad: int
+    median: Interval
+    ratio: Interval | None
+    base: str | None
+    why: str = ""
+
+
+def times_s(samples: Iterable[Sample], first: str = "t0", last: str = "t8") -> list[float]:
+    """Seconds between two edges of good, timed runs; t9 stands in where a command says nothing (no t8)."""
+    found = []
+    for one in samples:
+        if one.status != "ok" or one.warmup:
+            continue
+        end = one.edges_ns.get(last, one.edges_ns.get("t9") if last == "t8" else None)
+        if end is not None and first in one.edges_ns:
+            found.append((end - one.edges_ns[first]) / 1e9)
+    return found
+
+
+def rows(samples: Sequence[Sample], base: str = "ct") -> list[Row]:
+    """All rows, group by group in the order of the file; `base` is what ratios stand on, where it was run."""
+    groups: dict[str, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+    for one in samples:
+        groups[one.cell.removesuffix(f"/{one.target}")][one.target].append(one)
+    made: list[Row] = []
+    for group, by_target in groups.items():
+        for what in _named(by_target):
+            made += _rows(group, what, by_target, base)
+    return made
+
+
+def _named(by_target: dict[str, list[Sample]]) -> list[str]:
+    """The numbers of a group: its start for starts, else every value that any target has."""
+    everyone = [one for found in by_target.values() for one in found]
+    names = dict.fromkeys(name for one in everyone for name in one.values)
+    if any(name == "mem_available_drop_bytes" for name in names):
+        return ["slope_bytes"]
+    starts = ["start_s"] if everyone[0].mode in STARTS else []
+    return starts + list(names) or ["start_s"]
+
+
+def _rows(group: str, what: str, by_target: dict[str, list[Sample]], base: str) -> list[Row]:
+    base = base if base in by_target and _values(by_target[base], what) else ""
+    made = []
+    for target, found in by_target.items():
+        values = _values(found, what)
+        bad = [one for one in found if one.status != "ok"]
+        is_slope = what == "slope_bytes"
+        middle = _slope(found) if is_slope else stats.median_interval(list(values.values()))
+        ratio = None
+        if base and target != base and values and what != "slope_bytes":
+            shared = [(values[block], other) for block, other in _values(by_target[base], what).items()
+                      if block in values]  # fmt: skip
+            ratio = stats.ratio_interval(shared)
+        accelerator = next((one.accelerator for one in found if one.accelerator), None)
+        count = sum(one.status == "ok" and not one.warmup for one in found)
+        why = next((one.error for one in reversed(found) if one.error), None) or ""
+        made.append(
+            Row(
+                group,
+                found[0].mode,
+                target,
+                accelerator,
+                what,
+                count,
+                len(bad),
+                middle,
+                ratio,
+                base or None,
+                why,
+            )
+        )
+    return made
+
+
+def _values(samples: Iterable[Sample], what: str) -> dict[int, float]:
+    """Block -> value (the median where a block has several)."""
+    blocks: dict[int, list[float]] = defaultdict(list)
+    for one in samples:
+        found = times_s([one]) if what == "start_s" else _value(one, what)
+        blocks[one.block] += found
+    return {block: _median(found) for block, found in blocks.items() if found}
+
+
+def _value(one: Sample, what: str) -> list[float]:
+    ok = one.status == "ok" and not one.warmup
+    if what == "slope_bytes":
+        what = "mem_available_drop_bytes"
+    return [float(one.values[what])] if ok and what in one.values else []
+
+
+def _median(values: Sequence[float]) -> float:
+    import statistics
+
+    return statistics.median(values)
+
+
+def _slope(samples: Iterable[Sample]) -> Interval:
+    points = [
+        (one.values["instances"], one.values["mem_available_drop_bytes"])
+        for one in samples
+        if one.status == "ok" and not one.warmup and "instances" in one.values
+    ]
+    return stats.theil_sen([x for x, _ in points], [y for _, y in points]).slope

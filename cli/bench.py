@@ -1,0 +1,283 @@
+"""vmm bench: plan, run, resume, compare and export measurements."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from host.errors import Usage
+
+if TYPE_CHECKING:
+    from bench.core.campaign import Campaign
+    from bench.core.plan import Plan
+    from bench.core.sample import Sample
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The words of `vmm bench`."""
+    words = parser.add_subparsers(dest="word", required=True, metavar="WORD")
+    one = words.add_parser("list", help="the plans and targets that come with vmm")
+    one.add_argument(
+        "--targets", action="store_true", help="what can be started here, and why the rest cannot"
+    )
+    one = words.add_parser("plan", help="cells, order and estimated time of a plan")
+    _plan_words(one)
+    one = words.add_parser("run", help="measure; every sample is on disk before the next begins")
+    _plan_words(one)
+    one.add_argument("--out", type=Path, help="folder of the results (out/NAME)")
+    one.add_argument("--dry-run", action="store_true", help="show what would be run")
+    one.add_argument("--fail-if", action="append", default=[], metavar="EXPR",
+                     help="exit 1 where it holds: 'ct.start.median > 1.1 * base'")  # fmt: skip
+    one = words.add_parser("resume", help="go on with an interrupted campaign")
+    one.add_argument("out", type=Path, nargs="?", default=Path("out/demo"), help="folder of the results")
+    one = words.add_parser("compare", help="two results, or the odd blocks of one against its even blocks")
+    one.add_argument("results", type=Path, nargs="+", help="one or two result folders or files")
+    one.add_argument("--margin", type=float, default=0.05, help="what counts as equivalent (0.05: 5 %%)")
+    one = words.add_parser("history", help="the medians of several results, oldest first")
+    one.add_argument("results", type=Path, nargs="+")
+    one = words.add_parser("export", help="results as csv, json, md or text")
+    one.add_argument("results", type=Path, nargs="+")
+    one.add_argument("--format", choices=("csv", "json", "md", "text"), default="text")
+    one.add_argument("--base", default="ct", help="the target that ratios stand on")
+
+
+def _plan_words(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", nargs="?", default="demo", help="a plan's name or file (demo)")
+    parser.add_argument("--targets", default="", metavar="A,B", help="only these targets")
+    parser.add_argument(
+        "--quick", action="store_true", help="at most 3 runs a cell: does all of it work here?"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Dispatch one word."""
+    return {
+        "list": _list,
+        "plan": _plan,
+        "run": _run,
+        "resume": _resume,
+        "compare": _compare,
+        "history": _history,
+        "export": _export,
+    }[args.word](args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    if args.targets:
+        return _list_targets()
+    from bench import experiments
+    from bench.core import plan
+
+    for name, path in experiments.plans().items():
+        print(f"  {name:<16} {plan.load(path).question}")
+    return 0
+
+
+def _list_targets() -> int:
+    from bench import targets
+
+    for name, target in targets.load(name for name in targets.TARGETS if name not in targets.HIDDEN).items():
+        missing = target.why_unavailable()
+        if missing is None:
+            versions = ", ".join(version for version in target.versions().values())
+            print(f"  {name:<14} yes  {versions}")
+        else:
+            print(f"  {name:<14} no   {missing.why}" + (f"; {missing.hint}" if missing.hint else ""))
+    return 0
+
+
+def _planned(args: argparse.Namespace) -> Plan:
+    from bench import experiments
+    from bench.core import plan
+
+    made = plan.load(experiments.plan_path(args.plan))
+    if args.targets:
+        chosen = frozenset(args.targets.split(","))
+        unknown = chosen - set(made.targets)
+        if unknown:
+            words = ", ".join(made.targets)
+            raise Usage("no such target in the plan", ", ".join(sorted(unknown)), hint=f"it has {words}")
+        made = plan.only(made, chosen)
+    return plan.quick(made) if args.quick else made
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from bench import targets
+
+    made = _planned(args)
+    usable = {name for name, target in targets.load(made.targets).items() if target.why_unavailable() is None}
+    print(f"{made.name}  {made.hash}\n{made.question}\n")
+    for group in made.groups:
+        told = [name if name in usable else f"({name})" for name in group.targets]
+        runs = f"{group.runs}..{group.max_runs}" if group.max_runs > group.runs else f"{group.runs}"
+        print(f"  {group.cells()[0].group}: {group.warmup}+{runs} blocks of {' '.join(told)}")
+    total_s = sum(group.estimate_s(frozenset(usable)) for group in made.groups)
+    print(f"\nestimated {total_s / 60:.1f} min; in (brackets): missing here, see vmm bench list --targets")
+    _print_order(made, usable)
+    return 0
+
+
+def _print_order(made: Plan, usable: set[str]) -> None:
+    """The first block of each group in the order that its runs will have."""
+    from bench.core import schedule
+
+    print("order of the first blocks:")
+    for group in made.groups:
+        first = next(block for block in schedule.blocks(group, made.seed) if not block[0].warmup)
+        print(f"  {group.cells()[0].group}: " + " ".join(turn.cell.target for turn in first))
+
+
+def _run(args: argparse.Namespace) -> int:
+    from bench.core import store
+
+    made = _planned(args)
+    if args.dry_run:
+        return _plan(args)
+    conditions = _conditions(args.fail_if)
+    out = args.out or Path("out", made.name)
+    aside = store.set_aside(out)
+    if aside is not None:
+        _say(f"the results that were in {out} are in {aside} now")
+    name = f"{made.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    return _measure(made, out, name, [], conditions)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from bench.core import plan, sample, store
+
+    described = store.described(args.out)
+    if not described:
+        raise Usage("nothing to resume", str(args.out), "no campaign.json there", "vmm bench run begins one")
+    made = plan.from_record(described["plan"])
+    if made.hash != described["plan_hash"]:
+        raise Usage("cannot resume", str(args.out), "the plan in campaign.json is not the one that was begun")
+    recorded = sample.load(args.out)
+    for note in recorded.notes:
+        _say(note)
+    return _measure(made, args.out, described["campaign"], list(recorded.samples), [])
+
+
+def _measure(made: Plan, out: Path, name: str, recorded: list[Sample], conditions: list[Any]) -> int:
+    """Run the campaign, then write its tables; Ctrl-C ends it in order and keeps every sample."""
+    from bench import experiments, targets
+    from bench.core.campaign import Campaign
+    from bench.core.store import Store
+    from host import paths
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with Store(out) as store:
+        if store.dropped_bytes:
+            _say(f"{out}: the last line was cut and is dropped ({store.dropped_bytes} bytes)")
+        campaign = Campaign(
+            name=name,
+            plan=made,
+            store=store,
+            targets=targets.load(made.targets),
+            measure_of=experiments.measure_of,
+            watched=(paths.instances_dir(), paths.run_dir()),
+            command_line=sys.argv,
+        )
+        _say_estimate(made, campaign)
+        try:
+            campaign.run(recorded)
+        except KeyboardInterrupt:
+            _say(f"interrupted: {len(campaign.samples)} samples are in {out}; vmm bench resume {out} goes on")
+            return 130
+    return _tell(out, campaign, conditions)
+
+
+def _say_estimate(made: Plan, campaign: Campaign) -> None:
+    usable = frozenset(name for name, target in campaign.targets.items() if target.why_unavailable() is None)
+    total_s = sum(group.estimate_s(usable) for group in made.groups)
+    told = ", ".join(sorted(usable)) or "nothing"
+    _say(f"{made.name} ({made.hash}): about {total_s / 60:.1f} min with {told}")
+
+
+def _tell(out: Path, campaign: Campaign, conditions: list[Any]) -> int:
+    """Write results.csv and summary.md, print the table, and judge the conditions."""
+    from bench.core import export, store, summary
+    from host import records
+
+    rows = summary.rows(campaign.samples)
+    records.write_bytes(out / "results.csv", export.to_csv(campaign.samples).encode())
+    markdown = export.to_markdown(rows, store.described(out))
+    records.write_bytes(out / "summary.md", markdown.encode())
+    print(export.to_table(rows))
+    for one in campaign.litter():
+        _say(f"left behind by {one['cell']}, run {one['block']}: {one['kind']} {one['what']}")
+    if not any(one.status == "ok" for one in campaign.samples):
+        _say("no run worked")
+        return 1
+    return 0
+
+
+def _conditions(texts: list[str]) -> list[Any]:
+    if not texts:
+        return []
+    from bench.core import condition
+
+    return [condition.parse(text) for text in texts]
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from bench.core import compare, sample
+
+    loaded = [sample.load(path) for path in args.results]
+    for found in loaded:
+        for note in found.notes:
+            _say(note)
+    if len(loaded) > 2:
+        raise Usage("compare takes one or two results", hint="vmm bench history takes more")
+    if len(loaded) == 1:
+        print(f"{args.results[0]}: odd blocks (second) over even blocks (first)")
+        odd, even = compare.odd_and_even(loaded[0].samples)
+        first, second = even, odd
+    else:
+        print(f"{args.results[1]} (second) over {args.results[0]} (first)")
+        first, second = list(loaded[0].samples), list(loaded[1].samples)
+    verdicts = compare.compared(compare.by_cell(first), compare.by_cell(second), args.margin)
+    print(compare.to_table(verdicts, args.margin), end="")
+    return 0
+
+
+def _history(args: argparse.Namespace) -> int:
+    from bench.core import sample, summary
+    from bench.core.export import value_text
+
+    told: dict[tuple[str, str, str], list[str]] = {}
+    for place, path in enumerate(args.results):
+        for row in summary.rows(sample.load(path).samples):
+            line = told.setdefault((row.group, row.target, row.what), ["-"] * len(args.results))
+            line[place] = value_text(row.median.estimate, row.what)
+    for (group, target, what), values in told.items():
+        print(f"  {group}/{target} {what}: " + "  ".join(values))
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from bench.core import export, sample, store, summary
+
+    loaded = sample.load_all(args.results)
+    for note in loaded.notes:
+        _say(note)
+    if args.format == "csv":
+        text = export.to_csv(loaded.samples)
+    else:
+        rows = summary.rows(loaded.samples, args.base)
+        described = store.described(args.results[0]) if args.results[0].is_dir() else {}
+        text = {
+            "json": lambda: export.to_json(rows),
+            "md": lambda: export.to_markdown(rows, described, loaded.notes),
+            "text": lambda: export.to_table(rows),
+        }[args.format]()
+    print(text, end="" if text.endswith("\n") else "\n")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
