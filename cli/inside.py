@@ -6,6 +6,7 @@ import argparse
 import os
 
 from host.errors import Usage
+from host.exec_request import ExecRequest
 from host.stdio import Stdio
 from instances import registry, runs
 
@@ -48,12 +49,15 @@ def _exec(instance: registry.Instance, args: argparse.Namespace) -> int:
         raise Usage("nothing to run", hint=f"vmm exec {args.name} COMMAND, or vmm shell {args.name}")
     if args.tty and args.interactive and not os.isatty(0):
         raise Usage("cannot use -t", why="stdin is not a terminal", hint="leave -t out")
-    wanted = runs.Command(
+    wanted = ExecRequest(
         argv=tuple(args.arguments),
         env=tuple(f"{key}={value}" for key, value in parse_env(args.env, dict(os.environ))),
         cwd=args.workdir,
         user=args.user,
+        tty=args.tty,
+        interactive=args.interactive,
         privileged=args.privileged,
-        detach=args.detach,
     )
+    if args.detach:
+        return runs.execute_detached(instance, wanted)
     return runs.execute(instance, wanted, Stdio(tty=args.tty, interactive=args.interactive))

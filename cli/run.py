@@ -40,9 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _machine(parser.add_argument_group("machines only"))
     _container(parser.add_argument_group("containers only"))
     parser.add_argument("image", metavar="IMAGE", help="tiny, debian, or an image of the store")
-    parser.add_argument(
-        "arguments", metavar="COMMAND", nargs=argparse.REMAINDER, help="instead of the image's own"
-    )
+    command_help = "instead of the image's own"
+    add = parser.add_argument
+    # argparse takes an empty remainder for a missing word
+    add("arguments", metavar="COMMAND", nargs=argparse.REMAINDER, help=command_help).required = False
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +140,7 @@ def request(args: argparse.Namespace) -> requests.RunRequest:
         tty=args.tty,
         rm=args.rm,
         memory_bytes=_maybe(args.memory, lambda text: parse_bytes(text, "memory size")),
-        cpus=_maybe(args.cpus, _cpus),
+        cpus=_maybe(args.cpus, cpus_of),
         env=(*_env_files(args.env_file, environ), *requests.parse_env(args.env, environ)),
         labels=_pairs(args.label, "label"),
         volumes=tuple(requests.parse_volume(text) for text in args.volume),
@@ -211,7 +212,8 @@ def _maybe(text: str | None, parse: Callable[[str], _T]) -> _T | None:
     return None if text is None else parse(text)
 
 
-def _cpus(text: str) -> float:
+def cpus_of(text: str) -> float:
+    """Processors as people write them; raises Usage."""
     try:
         count = float(text)
     except ValueError:

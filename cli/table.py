@@ -1,4 +1,4 @@
-"""Tables and documents as the commands print them: plain columns, JSON, YAML, or a line of the user's own form."""
+"""Tables and documents as the commands print them: columns, JSON, or a line of the user's own form."""
 
 from __future__ import annotations
 

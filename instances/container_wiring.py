@@ -56,6 +56,7 @@ def container_spec(
         health=_health(request, config),
         ephemeral=request.rm,
         privileged=request.privileged,
+        **_resolving(request),
         **_namespaces(request),
         **_security(request),
         shm_bytes=request.shm_bytes or DEFAULT_SHM_BYTES,
@@ -228,6 +229,31 @@ def _network(request: RunRequest) -> dict[str, Any]:
         "aliases": request.aliases,
         "ip": request.ip or "",
     }
+
+
+def _resolving(request: RunRequest) -> dict[str, Any]:
+    for text in request.add_hosts:
+        if not all(text.partition(":")[::2]):
+            raise Usage(
+                "cannot add the host", repr(text), "not NAME:ADDRESS", "for example --add-host db:10.0.0.5"
+            )
+    hosts = (*request.add_hosts, *(_linked(text) for text in request.links))
+    return ({"extra_hosts": hosts} if hosts else {}) | ({"dns": request.dns} if request.dns else {})
+
+
+def _linked(text: str) -> str:
+    """A line of /etc/hosts for a running neighbour, as docker's --link wrote it."""
+    from host import paths
+    from host.linux import net
+    from instances import registry
+
+    word, _, alias = text.partition(":")
+    neighbour = registry.find(word)
+    leases = net.leases_of(paths.home(), neighbour.name)
+    if not leases:
+        hint = "join both to one --network: names resolve there"
+        raise WrongState("cannot link to", neighbour.name, "it has no address on a network", hint)
+    return f"{alias or neighbour.name}:{leases[0].ip}"
 
 
 def default_network() -> str:

@@ -80,6 +80,7 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
         spare_ports=0 if boot == "microvm" else 4,
         tpm=request.tpm,
         autostart=request.autostart,
+        ephemeral=request.rm,
     )
 
 
@@ -186,24 +187,56 @@ def _disk(request: RunRequest, image: Image, who: Identity) -> Path:
 def _kernel_files(spec: MachineSpec, request: RunRequest) -> tuple[str, str]:
     """The kernel in the form that the rung wants (microvm, pvh: the ELF with a PVH note), and its initrd."""
     from images import initrds, kernels
+    from instances import provision
     from vmm import rungs
 
     if spec.boot not in KERNEL_BOOTS:
         return "", ""
     word = _kernel_word(request)
+    if "/" not in word and not (paths.home() / "cache" / "kernels" / word).exists():
+        provision.said(f"Debian's {word} kernel is not here yet: fetching it")
     kernel = kernels.guest_kernel(paths.home(), Path(word) if "/" in word else word)
-    image = kernel.bzimage if spec.boot == "direct" else kernel.vmlinux
+    image = kernel.bzimage if rungs.kernel_file(spec.boot) == "bzimage" else kernel.vmlinux
     if request.initrd:
         return str(image), os.path.abspath(request.initrd)
-    wanted = rungs.modules(spec.boot, spec.shares)
-    return str(image), str(initrds.initrd(paths.home(), kernel, paths.guest_helper(), wanted))
+    made = initrds.initrd(paths.home(), kernel, paths.guest_helper(), rungs.modules(spec))
+    return str(image), str(made)
 
 
 def _seed(request: RunRequest, who: Identity) -> str:
+    """The NoCloud ISO of --cloud-init and --ssh-key; the user's file goes in as it is, the keys beside it."""
     if not (request.cloud_init or request.ssh_keys):
         return ""
     from images import seeds
 
+    hostname = request.hostname or who.name.replace("_", "-").replace(".", "-")
+    user_data = _text(request.cloud_init, "--cloud-init") if request.cloud_init else ""
+    if user_data:
+        seeds.check_user_data(user_data, request.cloud_init or "")
+    keys = [_public_key(file) for file in request.ssh_keys]
+    vendor = (
+        "#cloud-config\n" + "".join(f"{line}\n" for line in ("ssh_authorized_keys:", *keys)) if keys else ""
+    )
+    meta = {"instance-id": who.id, "local-hostname": hostname}
     path = who.folder / "seed.iso"
-    seeds.write(path, seeds.Seed())
+    seeds.write(path, seeds.Seed(user_data=user_data, meta=meta, vendor_data=vendor))
     return str(path)
+
+
+def _public_key(file: str) -> str:
+    import json
+
+    text = _text(file, "--ssh-key").strip()
+    if "PRIVATE KEY" in text or len(text.split()) < 2 or "\n" in text:
+        hint = f"give the public half, for example {file}.pub"
+        raise Usage("cannot use the key", file, "it is not one line of a public key", hint)
+    return f"  - {json.dumps(text)}"
+
+
+def _text(file: str, flag: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Usage(
+            f"cannot read the file of {flag}", file, getattr(error, "strerror", None) or str(error)
+        ) from None

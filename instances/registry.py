@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from host import paths, records
-from host.errors import InUse, NotFound
+from host.errors import BadData, InUse, NotFound
 from instances import names
 
 SCHEMA_VERSION = 1
@@ -128,7 +128,8 @@ def every() -> list[Instance]:
     """All instances that exist, oldest first; half-made ones are left out."""
     found = []
     for folder in folders():
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        # A damaged record hides no neighbour: `vmm doctor --repair` puts it aside.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, BadData, KeyError):
             found.append(_from_record(records.read(folder / RECORD), folder))
     return sorted(found, key=lambda one: (one.created_unix_s, one.name))
 

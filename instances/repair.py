@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from host import paths, records
-from host.errors import DeadlinePassed, Failure
+from host.errors import BadData, DeadlinePassed, Failure, NotFound
 from instances import kinds, registry
 
 
@@ -33,6 +33,8 @@ def _swept(folder: Path) -> str:
             return _remove_if_stray(folder)
     except (DeadlinePassed, FileNotFoundError):
         return ""  # somebody took it, or another sweep was faster
+    except Failure:
+        return ""  # its backend cannot say how it is: leave it for a person to see in ls -a
 
 
 def _may_be_abandoned(folder: Path) -> bool:
@@ -57,11 +59,26 @@ def _remove_if_stray(folder: Path) -> str:
 
 def repair() -> list[str]:
     """Everything that is half made in this home, in every room; what was removed, one line each."""
-    said = sweep()
+    said = sweep() + _damaged()
     said += _temporary_files(paths.home())
     said += _run_directories()
     for room in ("host.linux.net", "containers.repair", "vmm.repair", "images.repair"):
         said += _room(room)
+    return said
+
+
+def _damaged() -> list[str]:
+    """Instances whose record cannot be read are put aside, whole: their data may be worth something."""
+    said = []
+    for folder in registry.folders():
+        try:
+            registry.load(folder.name)
+        except NotFound:
+            continue
+        except (BadData, KeyError):
+            aside = folder.with_name(f".damaged-{folder.name}-{os.getpid()}")
+            folder.rename(aside)
+            said.append(f"instance {folder.name}, whose record is damaged: its files are in {aside}")
     return said
 
 

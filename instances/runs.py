@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from host.edges import Edges
-from host.errors import DeadlinePassed, Failure, InUse, Usage, WrongState
+from host.errors import DeadlinePassed, Failure, InUse, Unsupported, Usage, WrongState
+from host.exec_request import ExecRequest
 from instances import kinds, names, registry, wiring
 
 if TYPE_CHECKING:
@@ -235,22 +236,18 @@ def rename(instance: Instance, name: str) -> None:
         registry.move(instance, name)
 
 
-class Command(NamedTuple):
-    """One more command inside, as `vmm exec` words it; both backends read these fields."""
-
-    argv: tuple[str, ...]
-    env: tuple[str, ...] = ()
-    cwd: str = ""
-    user: str = ""
-    privileged: bool = False
-    detach: bool = False
-
-
-def execute(instance: Instance, command: Command, stdio: Stdio) -> int:
+def execute(instance: Instance, request: ExecRequest, stdio: Stdio) -> int:
     """Run one more command in a running instance; its own status."""
     backend = kinds.backend(instance)
     _must_run(backend, instance, "run a command in")
-    return backend.exec(command, stdio)
+    return backend.exec(request, stdio)
+
+
+def execute_detached(instance: Instance, request: ExecRequest) -> int:
+    """Run one more command in a running instance and come back at once."""
+    _must_run(kinds.backend(instance), instance, "run a command in")
+    kinds.optional(instance, "exec_detached")(request)
+    return 0
 
 
 _SHELLS = "command -v bash >/dev/null 2>&1 && exec bash -l; exec sh -l"
@@ -259,7 +256,8 @@ _SHELLS = "command -v bash >/dev/null 2>&1 && exec bash -l; exec sh -l"
 def shell(instance: Instance, user: str, stdio: Stdio) -> int:
     """The best shell that the image has, as a login shell."""
     env = (f"TERM={os.environ.get('TERM', 'xterm')}",)
-    return execute(instance, Command(("sh", "-c", _SHELLS), env=env, user=user), stdio)
+    wanted = ExecRequest(("sh", "-c", _SHELLS), env=env, user=user, tty=stdio.tty, interactive=True)
+    return execute(instance, wanted, stdio)
 
 
 def attach(instance: Instance, stdio: Stdio, detach_keys: str | None) -> int:
@@ -276,6 +274,27 @@ def ports(instance: Instance) -> list[Port]:
     from instances.requests import Port
 
     return [Port(host_port, inside, protocol, host_ip) for host_ip, host_port, inside, protocol in found]
+
+
+def update(instance: Instance, changes: dict[str, Any]) -> bool:
+    """Other limits (memory_bytes, cpus, pids, shares), kept in the record; whether they are in force already.
+
+    Raises Unsupported for what the kind has not, or cannot change while it runs.
+    """
+    with registry.held(instance):
+        backend = kinds.backend(instance)
+        running = backend.state() in kinds.RUNNING
+        if instance.kind == kinds.CONTAINER:
+            spec = {**instance.spec, "limits": {**instance.spec.get("limits", {}), **changes}}
+        elif foreign := {"pids", "shares"} & set(changes):
+            hint = "--memory and --cpus are what a machine has"
+            raise Unsupported(f"cannot update {foreign.pop()}", instance.name, "it is a machine", hint)
+        else:
+            spec = {**instance.spec, **changes}
+        if running:
+            kinds.optional(instance, "update")(**changes)
+        registry.save(instance._replace(spec=spec))
+        return running
 
 
 class Row(NamedTuple):

@@ -1,0 +1,37 @@
+"""vmm update: other limits for an instance that exists, live where the backend can."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cli.run import cpus_of
+from host.errors import Usage
+from host.sizes import parse_bytes
+from instances import registry, runs
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """What can be changed."""
+    parser.add_argument("-m", "--memory", metavar="SIZE", help="memory limit, or the machine's memory")
+    parser.add_argument("--cpus", metavar="N", help="processors")
+    parser.add_argument("--pids-limit", metavar="N", type=int, help="most processes (containers)")
+    parser.add_argument("--cpu-shares", metavar="N", type=int, help="weight against neighbours (containers)")
+    parser.add_argument("names", metavar="NAME", nargs="+", help="an instance's name or the start of its id")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Change it, and say whether it holds now or from the next start."""
+    asked: dict[str, Any] = {
+        "memory_bytes": None if args.memory is None else parse_bytes(args.memory, "memory size"),
+        "cpus": None if args.cpus is None else cpus_of(args.cpus),
+        "pids": args.pids_limit,
+        "shares": args.cpu_shares,
+    }
+    changes = {key: value for key, value in asked.items() if value is not None}
+    if not changes:
+        raise Usage("nothing to update", hint="for example --memory 512M or --cpus 2")
+    for name in args.names:
+        live = runs.update(registry.find(name), changes)
+        print(f"{name}: {'in force' if live else 'from its next start'}")
+    return 0
