@@ -1,0 +1,320 @@
+"""A machine of one folder: started, spoken to, watched and taken down, by whichever driver its spec names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from host.edges import Edges
+from host.errors import DeadlinePassed, Failure, Unsupported, WrongState
+from host.exec_request import ExecRequest
+from host.stdio import Stdio
+from vmm import process, records
+from vmm.boot import Boot
+from vmm.channel import Channel, HungUp
+from vmm.spec import MachineSpec, check
+
+if TYPE_CHECKING:
+    from vmm.qemu_driver import QemuDriver
+
+_POWEROFF_S = 15.0
+_KILLED = 137
+
+
+def boot_timeout_s() -> float:
+    """How long a guest may take to its marker: `$VMM_BOOT_TIMEOUT_S`, else two minutes."""
+    return float(os.environ.get("VMM_BOOT_TIMEOUT_S", "120"))
+
+
+class Machine:
+    """The machine whose disk is in `folder` and whose sockets are in `run`."""
+
+    def __init__(self, folder: Path, run: Path, spec: MachineSpec) -> None:
+        self.folder, self.run_dir, self.spec = folder, run, spec
+        self._driver = _driver(folder, run, spec)
+
+    # ---- start ----
+
+    def run(self, stdio: Stdio, edges: Edges) -> int:
+        """Start, run the command with our descriptors and signals, end the machine; the command's status.
+
+        Stamps t2 to t9. The machine dies with the caller, whatever kills it.
+        """
+        boot = self._boot(edges, dies_with_us=True)
+        try:
+            if self.spec.command_mode:
+                status = self._command(boot, stdio, edges)
+            else:
+                status = self._console_until_end(boot, stdio, edges)
+        finally:
+            boot.close()
+            self._driver.kill()
+            self._driver.release()
+        edges.mark("t9")
+        return status
+
+    def start(self, edges: Edges) -> None:
+        """Start detached; returns when the command runs (command mode) or QEMU does (system mode)."""
+        boot = self._boot(edges, dies_with_us=False)
+        try:
+            if self.spec.command_mode:
+                channel = boot.await_helper(boot_timeout_s())
+                channel.start_main(self._main())
+        except BaseException:
+            self._driver.kill()
+            self._driver.release()
+            raise
+        finally:
+            boot.close()
+
+    def _boot(self, edges: Edges, dies_with_us: bool) -> Boot:
+        check(self.spec)
+        edges.mark("t1")
+        return self._driver.boot(self.accelerator(), edges, dies_with_us)
+
+    def accelerator(self) -> str:
+        """`kvm` or `tcg`: as the spec says, else as the probe of this host found."""
+        if self.spec.accel != "auto":
+            return self.spec.accel
+        from vmm import accelerator
+
+        return accelerator.choose()
+
+    def _main(self, stdio: Stdio | None = None) -> ExecRequest:
+        command = self.spec.command
+        request = ExecRequest(command.argv, command.env, command.cwd, command.user)
+        return request._replace(tty=stdio.tty, interactive=stdio.interactive) if stdio else request
+
+    def _command(self, boot: Boot, stdio: Stdio, edges: Edges) -> int:
+        channel = boot.await_helper(boot_timeout_s())
+        with self._log() as log:
+
+            def on_output(stream: int, data: bytes) -> None:
+                edges.mark("t8")
+                if log is not None:
+                    os.write(log, records.encode(stream, time.time_ns(), data))
+
+            status = self._converse(channel, stdio, on_output)
+        if not self.spec.ephemeral:
+            (self.folder / "status").write_text(f"exit {status}\n")
+            self._power_off(boot, channel)
+        return status
+
+    def _converse(self, channel: Channel, stdio: Stdio, on_output: Any) -> int:
+        from vmm import frames
+
+        try:
+            return channel.run(self._main(stdio), stdio, flags=frames.MAKE_CWD, on_output=on_output)
+        except HungUp:
+            raise Failure(
+                "the machine ended before its command did",
+                self.folder.name,
+                "QEMU is gone; the end of its words and console is kept",
+                f"vmm logs {self.folder.name}",
+            ) from None
+
+    @contextlib.contextmanager
+    def _log(self) -> Iterator[int | None]:
+        if self.spec.ephemeral:
+            yield None
+            return
+        fd = os.open(self.folder / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _power_off(self, boot: Boot, channel: Channel) -> None:
+        """The guest's own end, so that its file system is whole; the caller kills what is left."""
+        channel.poweroff()
+        with contextlib.suppress(DeadlinePassed):
+            process.wait_gone(boot.pid, _POWEROFF_S)
+
+    def _console_until_end(self, boot: Boot, stdio: Stdio, edges: Edges) -> int:
+        from vmm import console
+
+        boot.close()
+        console.attach(self.run_dir / "serial", stdio, on_output=lambda: edges.mark("t4"))
+        return 0
+
+    # ---- end ----
+
+    def stop(self, time_s: float = 10.0) -> None:
+        """Ask the command (or the guest's init) to end, wait `time_s`, then pull the plug."""
+        pid = self._driver.pid()
+        if pid is None:
+            self._driver.release()
+            return
+        with contextlib.suppress(Failure):
+            self._ask_to_end()
+        try:
+            process.wait_gone(pid, time_s)
+        except DeadlinePassed:
+            self._end_hard(pid)
+        self._driver.kill()
+        self._driver.release()
+
+    def _ask_to_end(self) -> None:
+        if self._driver.state() == "paused":
+            self._driver.resume()
+        if self.spec.command_mode:
+            with self.channel() as channel:
+                channel.signal_main(signal.SIGTERM)
+            return
+        try:
+            with self.channel() as channel:
+                channel.poweroff()
+        except Failure:
+            self._driver.press_power()
+
+    def _end_hard(self, pid: int) -> None:
+        """Kill the command inside first, so that its status is told and its files are written."""
+        if not self.spec.command_mode:
+            return
+        with contextlib.suppress(Failure), self.channel() as channel:
+            channel.signal_main(signal.SIGKILL)
+            process.wait_gone(pid, 3.0)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """KILL pulls the plug; another signal goes to the command of a machine in command mode."""
+        if number == signal.SIGKILL:
+            self._driver.kill()
+            self._driver.release()
+        elif self.spec.command_mode:
+            with self.channel() as channel:
+                channel.signal_main(number)
+        else:
+            hint = "vmm stop asks it to end, vmm kill pulls the plug, vmm exec NAME kill ... works inside"
+            raise Unsupported(
+                "a machine in system mode takes no signal but KILL", self.folder.name, hint=hint
+            )
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait until the machine has ended; the status of its command, 137 where it was killed.
+
+        Raises DeadlinePassed after `timeout_s` seconds.
+        """
+        pid = self._driver.pid()
+        if pid is not None:
+            process.wait_gone(pid, timeout_s if timeout_s is not None else 10 * 365 * 86400.0)
+        status = self.status()
+        if status is not None:
+            return status
+        return _KILLED if self.spec.command_mode else 0
+
+    def pause(self) -> None:
+        """Stop the guest's processors."""
+        self._driver.pause()
+
+    def resume(self) -> None:
+        """Let the guest's processors go on."""
+        self._driver.resume()
+
+    def remove(self) -> None:
+        """End it if it runs, and take away what it holds outside its folder."""
+        self._driver.kill()
+        self._driver.release()
+
+    # ---- look ----
+
+    def state(self) -> str:
+        """`created`, `exited`, or what QEMU or libvirt says: running, paused, unresponsive."""
+        said = self._driver.state()
+        if said == "exited" and not (self.folder / "serial.log").exists():
+            return "created"
+        return said
+
+    def status(self) -> int | None:
+        """The exit status of the command, or None where nobody saw it (killed, still running, system
+        mode)."""
+        try:
+            words = (self.folder / "status").read_text().split()
+        except OSError:
+            return None
+        return int(words[1]) if len(words) == 2 and words[0] == "exit" and words[1].isdigit() else None
+
+    def pid(self) -> int | None:
+        """QEMU's pid on this host, or None."""
+        return self._driver.pid()
+
+    def logs(
+        self, follow: bool = False, tail: int | None = None, timestamps: bool = False, out_fd: int = 1
+    ) -> None:
+        """What the command has said (command mode), or the serial console (system mode)."""
+        name = "log" if self.spec.command_mode else "serial.log"
+        more = (lambda: self._driver.pid() is not None) if follow else None
+        with contextlib.suppress(FileNotFoundError):
+            if self.spec.command_mode:
+                records.show(self.folder / name, out_fd, tail, timestamps, more)
+            else:
+                records.show_text(self.folder / name, out_fd, tail, more)
+
+    def plan(self) -> str:
+        """The command line or the libvirt XML that starts this machine; touches nothing."""
+        check(self.spec)
+        return self._driver.plan(self.spec.accel if self.spec.accel != "auto" else "tcg")
+
+    def inspect(self) -> dict[str, Any]:
+        """What is known of the machine, as JSON data."""
+        return {
+            "state": self.state(),
+            "status": self.status(),
+            "pid": self.pid(),
+            "driver": self.spec.driver,
+            "accelerator": self.accelerator(),
+            "mode": "command" if self.spec.command_mode else "system",
+            "sockets": str(self.run_dir),
+            "serial_log": str(self.folder / "serial.log"),
+            "spec": self.spec.to_record(),
+        }
+
+    def explain(self) -> str:
+        """The plan, and what of it runs now."""
+        return self.plan()
+
+    # ---- inside ----
+
+    @contextlib.contextmanager
+    def channel(self, timeout_s: float = 10.0) -> Iterator[Channel]:
+        """A channel to the guest helper that nobody else uses, greeted; raises Failure where there is
+        none."""
+        from host.records import lock
+        from vmm.launch import CHANNELS
+
+        if self._driver.pid() is None:
+            raise WrongState(
+                "cannot reach", self.folder.name, "it does not run", f"vmm start {self.folder.name}"
+            )
+        for name in CHANNELS[1:]:
+            with contextlib.ExitStack() as held:
+                try:
+                    held.enter_context(lock(self.run_dir / f"{name}.lock", wait_s=0))
+                except DeadlinePassed:
+                    continue
+                channel = held.enter_context(Channel(process.call(self.run_dir / name)))
+                channel.hello(timeout_s)
+                yield channel
+                return
+        raise Failure(
+            "cannot reach", self.folder.name, "all its channels are in use", "wait for another vmm exec"
+        )
+
+    def exec(self, request: ExecRequest, stdio: Stdio) -> int:
+        """Run a command in the running machine through its helper; its exit status."""
+        with self.channel() as channel:
+            return channel.run(request, stdio)
+
+
+def _driver(folder: Path, run: Path, spec: MachineSpec) -> QemuDriver:
+    if spec.driver == "libvirt":
+        from vmm.libvirt_driver import LibvirtDriver
+
+        return LibvirtDriver(folder, run, spec)
+    from vmm.qemu_driver import QemuDriver
+
+    return QemuDriver(folder, run, spec)

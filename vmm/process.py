@@ -1,0 +1,136 @@
+"""One QEMU process: its sockets, made before it is; its start, its life by pidfile lock, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from host.errors import DeadlinePassed, from_os_error
+
+_F_OFD_GETLK = 36  # fcntl.h; QEMU locks its pidfile with an open file description lock, which names no pid
+_FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux
+
+
+def listen(run: Path, names: Iterable[str]) -> dict[str, socket.socket]:
+    """Listening sockets by name in `run`, for QEMU to inherit: clients may connect before it has begun.
+
+    A socket that a dead QEMU left is replaced; the caller has made sure that none runs.
+    """
+    made: dict[str, socket.socket] = {}
+    try:
+        for name in names:
+            path = run / name
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            made[name] = listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            listener.bind(str(path))
+            listener.listen(4)
+    except OSError as error:
+        for one in made.values():
+            one.close()
+        raise from_os_error("cannot make the machine's sockets in", error, str(run)) from None
+    return made
+
+
+def call(path: Path) -> socket.socket:
+    """A connection to a unix socket; FileNotFoundError or ConnectionRefusedError where nobody listens."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.connect(str(path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def spawn(argv: list[str], inherit: Sequence[int], log: Path) -> int:
+    """Start a program by posix_spawn(3), with stdin closed, its words in `log` and only `inherit` open; its
+    pid."""
+    actions: list[tuple[object, ...]] = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+        # dup2 of a descriptor onto itself is how posix_spawn says "not closed by exec"
+        *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in inherit),
+    ]
+    return os.posix_spawnp(argv[0], argv, _environment(), file_actions=actions, setsid=True)
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C.UTF-8"}
+
+
+def living(pidfile: Path) -> int | None:
+    """The pid of the QEMU that holds `pidfile`'s lock, or None: a pid alone may be somebody else's by now."""
+    try:
+        fd = os.open(pidfile, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind = struct.unpack(_FLOCK, fcntl.fcntl(fd, _F_OFD_GETLK, asked))[0]
+        text = os.read(fd, 32)
+    finally:
+        os.close(fd)
+    if kind == fcntl.F_UNLCK or not text.strip().isdigit():
+        return None
+    return int(text)
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    """Send a signal; a process that is gone is no error."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def reap(pid: int) -> int | None:
+    """The wait status where `pid` is a child of ours that ended, else None; never waits."""
+    try:
+        done, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status) if done else None
+
+
+def wait_gone(pid: int, timeout_s: float, what: str = "QEMU") -> int | None:
+    """Wait until the process is gone; its exit status where it was our child, else None.
+
+    Raises DeadlinePassed after `timeout_s` seconds.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno == errno.ESRCH:
+            return None
+        raise from_os_error("cannot watch the process", error, str(pid)) from None
+    try:
+        if not select.select([pidfd], [], [], timeout_s)[0]:
+            raise DeadlinePassed(
+                "waited for the end of", f"{what} (pid {pid})", f"still there after {timeout_s:g} s"
+            )
+    finally:
+        os.close(pidfd)
+    return reap(pid)
+
+
+def end(pid: int, timeout_s: float = 10.0) -> None:
+    """Kill the process and see it gone."""
+    kill(pid)
+    wait_gone(pid, timeout_s)
+
+
+def await_life(pidfile: Path, timeout_s: float) -> int | None:
+    """The pid once QEMU has locked its pidfile, or None when it has not within `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while (pid := living(pidfile)) is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return pid

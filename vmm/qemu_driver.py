@@ -1,0 +1,202 @@
+"""The qemu driver: one QEMU process, driven over QMP, without a daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+from host import paths
+from host.edges import Edges
+from host.errors import HostUnfit, WrongState
+from vmm import confine, launch, monitor, process
+from vmm.boot import Boot
+from vmm.launch import Launch
+from vmm.monitor import Monitor
+from vmm.qemu_argv import argv
+from vmm.spec import MachineSpec
+
+_GREETING_S = 20.0
+# What QEMU writes in the instance's folder; it opens them itself, after it has become its own user.
+_WRITTEN = ("serial.log", "log", "status")
+
+
+class QemuDriver:
+    """One machine by the qemu driver; every call finds the machine's state anew."""
+
+    def __init__(self, folder: Path, run: Path, spec: MachineSpec) -> None:
+        self.folder, self.run, self.spec = folder, run, spec
+
+    # ---- plan ----
+
+    def plan(self, accel: str) -> str:
+        """The command line that starts this machine, as a shell would take it."""
+        words = argv(self.spec, launch.here(self.run, self.folder, accel, self.spec.arch))
+        return " \\\n  ".join(_joined(words))
+
+    # ---- start ----
+
+    def boot(self, accel: str, edges: Edges, dies_with_us: bool, how: Launch | None = None) -> Boot:
+        """Start QEMU and return the Boot that watches it come up.
+
+        Raises WrongState when it runs already, Failure with QEMU's words when it refuses.
+        """
+        if self.pid() is not None:
+            raise WrongState("cannot start", self.folder.name, "its QEMU runs already")
+        paths.ensure(self.run, 0o755)
+        who = confine.confinement(self._needs(), accel == "kvm")
+        self._lay_out(who)
+        names = [name for name in self._sockets()]
+        listeners = process.listen(self.run, names)
+        try:
+            how = how or launch.here(self.run, self.folder, accel, self.spec.arch)
+            inherited = (*how.fds, *((name, one.fileno()) for name, one in listeners.items()))
+            words = argv(self.spec, replace(how, fds=inherited))
+            clients = {name: process.call(self.run / name) for name in ("ctl", "serial", "guest")}
+            edges.mark("t2")
+            pid = self._spawn([*who.prefix(dies_with_us), *words], [fd for _, fd in inherited])
+        finally:
+            for one in listeners.values():
+                one.close()
+        return self._watched(pid, clients, edges)
+
+    def _watched(self, pid: int, clients: dict[str, socket.socket], edges: Edges) -> Boot:
+        talk = Monitor(clients["ctl"], self.folder.name)
+        boot = Boot(self.folder, edges, pid, clients["guest"], clients["serial"], talk, process.reap)
+        try:
+            self._join_cgroup(pid)
+            boot.await_monitor(_GREETING_S)
+        except BaseException:
+            boot.close()
+            process.end(pid)
+            raise
+        return boot
+
+    def _spawn(self, words: list[str], inherit: list[int]) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / "qemu.log").unlink()
+        try:
+            return process.spawn(words, inherit, self.folder / "qemu.log")
+        except FileNotFoundError:
+            raise HostUnfit("cannot start the machine", why=f"{words[0]} is not installed") from None
+
+    def _sockets(self) -> tuple[str, ...]:
+        return (*launch.SOCKETS, "agent") if self.spec.agent else launch.SOCKETS
+
+    def _needs(self) -> list[str]:
+        spec = self.spec
+        named = [spec.kernel, spec.initrd, spec.firmware, spec.seed, *(disk.path for disk in spec.disks)]
+        return [str(self.run / "pid"), str(self.folder / "log"), *(path for path in named if path)]
+
+    def _lay_out(self, who: confine.Confinement) -> None:
+        """Make the files that QEMU writes, and give it those and the instance's own disks; never the
+        store's."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / "status").unlink()
+        for path in (*(self.folder / name for name in _WRITTEN), self.run / "pid"):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+            who.give(path, 0o644)
+        if self.spec.cloneable:
+            os.close(os.open(self.folder / "memory", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        for name in ("memory", *self._own_disks()):
+            path = self.folder / name
+            if path.exists():
+                who.give(path)
+
+    def _own_disks(self) -> list[str]:
+        named = [disk.path for disk in self.spec.disks if not disk.read_only]
+        named.append(self.spec.firmware_vars)
+        return [os.path.basename(path) for path in named if os.path.dirname(path) == str(self.folder)]
+
+    @property
+    def cgroup_name(self) -> str:
+        """The name of its cgroup: the home's digest keeps two homes on one host apart."""
+        return f"{self.run.parent.name}-{self.folder.name}"
+
+    def _join_cgroup(self, pid: int) -> None:
+        """A cgroup of its own, for accounting; a host or a user without one does without."""
+        from host.errors import Failure
+        from host.linux.cgroup import Cgroup, Limits
+
+        try:
+            group = Cgroup(self.cgroup_name)
+            group.create(Limits(pids=-1))
+            group.add(pid)
+        except (Failure, OSError):
+            return
+
+    # ---- life ----
+
+    def pid(self) -> int | None:
+        """QEMU's pid, or None when it does not run."""
+        return process.living(self.run / "pid")
+
+    def state(self) -> str:
+        """What QEMU says of itself: running, paused or unresponsive; exited where it is gone."""
+        if self.pid() is None:
+            return "exited"
+        said = monitor.state(self.run / "query")
+        return "unresponsive" if said == "exited" else said
+
+    def control(self, timeout_s: float = 5.0) -> Monitor:
+        """The control monitor; raises WrongState when the machine does not run or somebody else has it."""
+        try:
+            return monitor.connect(self.run / "ctl", timeout_s)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise WrongState("cannot reach", self.folder.name, "its QEMU does not run") from None
+
+    def pause(self) -> None:
+        """Stop the guest's processors."""
+        with self.control() as control:
+            control.execute("stop")
+
+    def resume(self) -> None:
+        """Let the guest's processors go on."""
+        with self.control() as control:
+            control.execute("cont")
+
+    def press_power(self) -> None:
+        """Press the ACPI power button."""
+        with self.control() as control:
+            control.execute("system_powerdown")
+
+    def reset(self) -> None:
+        """Press the reset button."""
+        with self.control() as control:
+            control.execute("system_reset")
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send QEMU a signal; with KILL, see it gone."""
+        pid = self.pid()
+        if pid is None:
+            return
+        if number == signal.SIGKILL:
+            process.end(pid)
+        else:
+            process.kill(pid, number)
+
+    def release(self) -> None:
+        """Remove what dies with a run: sockets, pid file, cgroup."""
+        from host.linux.cgroup import Cgroup
+
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.run.iterdir():
+                path.unlink()
+            self.run.rmdir()
+        with contextlib.suppress(OSError):
+            Cgroup(self.cgroup_name).remove()
+
+
+def _joined(words: list[str]) -> list[str]:
+    """One option and its value a line."""
+    lines: list[str] = []
+    for word in words:
+        if lines and not word.startswith("-") and lines[-1].startswith("-") and " " not in lines[-1]:
+            lines[-1] += f" {shlex.quote(word)}"
+        else:
+            lines.append(shlex.quote(word))
+    return lines

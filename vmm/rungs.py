@@ -1,0 +1,28 @@
+"""The boot ladder: which kernel file and which modules a boot mode wants."""
+
+from __future__ import annotations
+
+from vmm.spec import MachineSpec
+
+
+def kernel_file(boot: str) -> str:
+    """Which file of a guest kernel a boot mode starts: `bzimage`, or `vmlinux`, which carries a PVH note."""
+    return "bzimage" if boot == "direct" else "vmlinux"
+
+
+def modules(spec: MachineSpec) -> tuple[str, ...]:
+    """The kernel modules that the initramfs loads, in order: an image of ours carries none itself.
+
+    The transport comes first, since the drivers behind it probe when they are loaded.
+    """
+    names = ["virtio_mmio" if spec.boot == "microvm" else "virtio_pci"]
+    names += ["virtio_blk", "virtio_console", "virtio_rng"]
+    if spec.nics or not spec.command_mode:
+        names.append("virtio_net")
+    kinds = {share.kind for share in spec.shares}
+    names += [kind for kind in ("9p", "virtiofs") if kind in kinds]
+    if spec.seed:
+        names.append("isofs")
+    if spec.balloon:
+        names.append("virtio_balloon")
+    return tuple(names)
