@@ -34,7 +34,9 @@ def run(
     `what` is the sentence for the error: "cannot make the disk".
     """
     try:
-        done = subprocess.run(argv, input=input, capture_output=True, timeout=timeout_s, env=env, cwd=cwd, check=False)
+        done = subprocess.run(
+            argv, input=input, capture_output=True, timeout=timeout_s, env=env, cwd=cwd, check=False
+        )
     except FileNotFoundError:
         if cwd is not None and not cwd.is_dir():
             raise

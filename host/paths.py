@@ -18,7 +18,7 @@ def home() -> Path:
 
 
 def run_dir(of: Path | None = None) -> Path:
-    """The directory for sockets and pid files of the home `of`: short, since sun_path holds 108 bytes (unix(7)).
+    """The directory for sockets and pid files of a home: short, since sun_path holds 108 bytes (unix(7)).
 
     It carries a digest of the home's path, so that two homes on one host never meet.
     """

@@ -17,7 +17,7 @@ Record = dict[str, Any]
 
 
 def write_bytes(path: Path, data: bytes, mode: int = 0o644, durable: bool = True) -> None:
-    """Replace the file as a whole: temp file beside it, fsync, rename (rename(2) is atomic in one directory)."""
+    """Replace the file as a whole: temp file beside it, fsync, rename(2), atomic in one directory."""
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
@@ -37,7 +37,7 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o644, durable: bool = True
 
 
 def write(path: Path, record: Record, durable: bool = True) -> None:
-    """Replace a JSON record as a whole; `durable=False` skips the fsync where a lost record is recognised anyway."""
+    """Replace a JSON record as a whole; `durable=False` skips fsync where its loss would be recognised."""
     write_bytes(path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n", durable=durable)
 
 
@@ -55,7 +55,7 @@ def read(path: Path) -> Record:
 
 @contextlib.contextmanager
 def lock(path: Path, wait_s: float = 30.0, shared: bool = False) -> Iterator[int]:
-    """Hold flock(2) on the file `path`; the kernel lets go of it when the holder dies, so no lock is ever stale.
+    """Hold flock(2) on the file `path`; the kernel drops it when the holder dies, so no lock is ever stale.
 
     Raises DeadlinePassed after `wait_s` seconds; yields the descriptor.
     """

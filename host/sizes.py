@@ -18,7 +18,8 @@ def parse_bytes(text: str, what: str = "size") -> int:
     match = _FORM.fullmatch(text.strip())
     size = int(float(match[1]) * _FACTOR[match[2].lower()]) if match else 0
     if size <= 0:
-        raise Usage(f"cannot read the {what}", repr(text), "not a size", "write it as 256M, 1.5G or a count of bytes")
+        hint = "write it as 256M, 1.5G or a count of bytes"
+        raise Usage(f"cannot read the {what}", repr(text), "not a size", hint)
     return size
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Stdio:
-    """Descriptors for stdin, stdout and stderr; `tty` asks for a pseudo-terminal inside, `interactive` keeps stdin."""
+    """Descriptors for stdin, stdout, stderr; `tty` asks for a pseudo-terminal, `interactive` keeps stdin open."""
 
     stdin: int = 0
     stdout: int = 1

@@ -1,6 +1,6 @@
 """What this host can do, for tests: a missing capability skips and names itself, or fails where it must work.
 
-With `VMM_MUST_WORK=1` every capability listed in `VMM_CAPABILITIES` (all, when unset) that is missing is a failure.
+With `VMM_MUST_WORK=1` a missing capability that `VMM_CAPABILITIES` lists (all, when unset) is a failure.
 """
 
 from __future__ import annotations
@@ -32,21 +32,23 @@ def _root() -> str:
 def _user() -> str:
     if os.geteuid():
         return ""
-    known = subprocess.run(["id", ORDINARY_USER], capture_output=True, check=False).returncode == 0
-    if not known:
-        made = subprocess.run(["useradd", "-m", ORDINARY_USER], capture_output=True, text=True, check=False)
-        return made.stderr if made.returncode else ""
-    return ""
+    if subprocess.run(["id", ORDINARY_USER], capture_output=True, check=False).returncode == 0:
+        return ""
+    made = subprocess.run(["useradd", "-m", ORDINARY_USER], capture_output=True, text=True, check=False)
+    return made.stderr if made.returncode else ""
 
 
 def _cgroup() -> str:
-    if Path("/sys/fs/cgroup/memory/cgroup.procs").exists() or Path("/sys/fs/cgroup/cgroup.controllers").exists():
+    one_of = ("memory/cgroup.procs", "cgroup.controllers")
+    if any(Path("/sys/fs/cgroup", file).exists() for file in one_of):
         return _root()
     return "no cgroup controller is mounted"
 
 
 def _overlay() -> str:
-    return "" if "overlay" in Path("/proc/filesystems").read_text() else "the kernel has no overlay file system"
+    return (
+        "" if "overlay" in Path("/proc/filesystems").read_text() else "the kernel has no overlay file system"
+    )
 
 
 def _userns() -> str:
