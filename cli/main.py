@@ -118,10 +118,24 @@ def _dispatch(command: str, words: list[str]) -> int:
     module = _module(command)
     import argparse
 
-    parser = argparse.ArgumentParser(prog=f"vmm {command}", description=_line(command), allow_abbrev=False)
+    # argparse makes a formatter for each argument; without a width it asks shutil, which loads four compressors
+    width = _columns()
+    parser = argparse.ArgumentParser(
+        prog=f"vmm {command}",
+        description=_line(command),
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=width),
+    )
     parser.set_defaults(command=command)
     module.configure(parser)
     return module.main(parser.parse_args(words))
+
+
+def _columns() -> int:
+    try:
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size(1).columns) - 2
+    except (OSError, ValueError):
+        return 98
 
 
 def _module(command: str) -> Command:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Stdio:
-    """Descriptors for stdin, stdout, stderr; `tty` asks for a pseudo-terminal, `interactive` keeps stdin open."""
+class Stdio(NamedTuple):
+    """Descriptors for stdin, stdout and stderr; `tty` asks for a pseudo-terminal inside, `interactive` keeps stdin."""
 
     stdin: int = 0
     stdout: int = 1

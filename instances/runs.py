@@ -240,14 +240,26 @@ def execute(instance: Instance, request: ExecRequest, stdio: Stdio) -> int:
     """Run one more command in a running instance; its own status."""
     backend = kinds.backend(instance)
     _must_run(backend, instance, "run a command in")
-    return backend.exec(request, stdio)
+    return backend.exec(_as_inside(instance, request), stdio)
 
 
 def execute_detached(instance: Instance, request: ExecRequest) -> int:
     """Run one more command in a running instance and come back at once."""
     _must_run(kinds.backend(instance), instance, "run a command in")
-    kinds.optional(instance, "exec_detached")(request)
+    kinds.optional(instance, "exec_detached")(_as_inside(instance, request))
     return 0
+
+
+def _as_inside(instance: Instance, request: ExecRequest) -> ExecRequest:
+    """The request with the instance's own variables, user and folder where it names none, as docker exec has it."""
+    own = instance.spec.get("command") if instance.kind == kinds.MACHINE else instance.spec
+    own = own or {}
+    words = {word.partition("=")[0]: word for word in (*own.get("env", ()), *request.env)}
+    return request._replace(
+        env=tuple(words.values()),
+        cwd=request.cwd or own.get("cwd", "") or "/",
+        user=request.user or own.get("user", ""),
+    )
 
 
 _SHELLS = "command -v bash >/dev/null 2>&1 && exec bash -l; exec sh -l"

@@ -1,0 +1,164 @@
+"""The front door: help, unknown words, exit statuses, and how little it loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from cli import main as front
+from host.errors import NotFound, Usage
+
+ALL = [(name, module) for commands in front.GROUPS.values() for name, (module, _) in commands.items()]
+# Each of these costs more than a whole container start.
+FORBIDDEN = [
+    "asyncio",
+    "rich",
+    "paramiko",
+    "pyroute2",
+    "numpy",
+    "scipy",
+    "yaml",
+    "jinja2",
+    "matplotlib",
+    "subprocess",
+    "socket",
+    "ssl",
+    "http",
+    "email",
+    "urllib.request",
+    "logging",
+    "tempfile",
+    "shutil",
+    "libvirt",
+    "importlib.metadata",
+    "qemu",
+    "xml",
+    "pycdlib",
+    "urllib3",
+    "concurrent.futures",
+    "multiprocessing",
+]
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    status = front.main(words)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_help_names_every_command_without_loading_one(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = said(capsys, "--help")
+    assert status == 0
+    assert all(f"  {name} " in out for name, _ in ALL)
+
+
+def test_no_words_at_all_are_a_question_for_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys)[0] == 0
+
+
+def test_an_unknown_command_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = said(capsys, "lss")
+    assert status == 2
+    assert "did you mean `vmm ls`?" in err
+
+
+def test_the_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "--version")[1] == f"vmm {front.version()}\n"
+
+
+@pytest.mark.parametrize(("name", "module"), ALL)
+def test_every_command_tells_its_help(name: str, module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == module:
+            pytest.skip(f"{module} is not built yet")
+        raise
+    status, out, _ = said(capsys, name, "--help")
+    assert status == 0
+    assert "usage: vmm" in out
+    assert name in out
+
+
+@pytest.mark.parametrize("command", ["run", "create", "exec"])
+def test_our_errors_are_125_where_the_commands_own_status_counts(
+    command: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(capsys, command, "--no-such-flag")[0] == 125
+    assert said(capsys, command, "nosuch", "true")[0] == 125
+
+
+def test_elsewhere_usage_is_2_and_failure_1(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "ls", "--no-such-flag")[0] == 2
+    assert said(capsys, "stop")[0] == 2
+    status, _, err = said(capsys, "inspect", "nosuch")
+    assert status == 1
+    assert err == "vmm inspect: no instance 'nosuch'\nhint: vmm ls -a lists them\n"
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        (NotFound("x"), 1),
+        (Usage("x"), 2),
+        (KeyboardInterrupt(), 130),
+        (OSError(28, "No space left on device"), 1),
+    ],
+)
+def test_what_a_command_raises_becomes_a_status(
+    raised: BaseException, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> int:
+        raise raised
+
+    monkeypatch.setattr("cli.listing.main", fail)
+    assert front.main(["ls"]) == status
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_asks_for_a_report_and_shows_its_traceback_only_when_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> int:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("cli.listing.main", fail)
+    assert front.main(["ls"]) == 1
+    assert "VMM_DEBUG=1" in capsys.readouterr().err
+    monkeypatch.setenv("VMM_DEBUG", "1")
+    front.main(["ls"])
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m cli.main --help | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "words", [["ls", "-a"], ["run", "--ct", "--network", "none", "tiny", "true"], ["exec", "a", "true"]]
+)
+def test_the_hot_path_loads_little(words: list[str], home: Path) -> None:
+    """`run` goes as far as it can without an image; the containers' own test covers the start itself."""
+    program = "import sys; from cli.main import main; main(sys.argv[1:]); print(*sys.modules)"
+    env = {"VMM_HOME": str(home), "PATH": "/usr/bin:/bin"}
+    if words[0] == "run":
+        from images import bases
+        from images.store import Store
+
+        bases.build(Store(home), "tiny")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, env=env, check=False
+    )
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert not loaded & set(FORBIDDEN)
