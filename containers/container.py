@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from containers import launch, plan, privileges, rootfs, seccomp, users
+from containers import launch, plan, privileges, rootfs, runtime, seccomp, users
+from containers.mounts import HELPER
 from containers.plan import Plan
 from containers.spec import ContainerSpec, check
 from host import paths
 from host.edges import Edges
-from host.errors import Failure
+from host.errors import WrongState
 from host.linux.cgroup import Cgroup, Layout, layout
 from host.stdio import Stdio
 
-# Signals that a person or a supervisor sends to the command through us; the rest is ours.
-PROXIED = frozenset(
-    (
-        signal.SIGHUP,
-        signal.SIGINT,
-        signal.SIGQUIT,
-        signal.SIGTERM,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-        signal.SIGCONT,
-    )
-)
-_IMPATIENCE = 3
+if TYPE_CHECKING:
+    from containers.joining import ExecRequest
 
 
 class Container:
@@ -38,110 +28,183 @@ class Container:
         self._layout: Layout | None = None
 
     @property
+    def home(self) -> Path:
+        """The home that the folder lies in."""
+        return self.folder.parent.parent
+
+    @property
     def cgroup_name(self) -> str:
         """The name of its cgroup: the home's digest keeps two homes on one host apart."""
         return f"{self.run_dir.parent.name}-{self.folder.name}"
 
-    def _cgroup(self) -> Cgroup:
+    def cgroup(self) -> Cgroup:
+        """Its group of processes, made or not."""
         self._layout = self._layout or layout()
         return Cgroup(self.cgroup_name, self._layout)
 
-    def _facts(self) -> plan.Facts:
+    def facts(self, helper_mode: str = "") -> plan.Facts:
+        """What the plan needs to know of this host."""
         spec = self.spec
         roots = (str(self.folder / "upper"), *spec.lower_dirs)
-        identity = users.resolve(spec.user, roots, spec.groups)
-        group = self._cgroup()
-        return plan.Facts(str(self.folder), identity, os.geteuid() != 0, group.layout, group.name)
+        group = self.cgroup()
+        mode = helper_mode or ("init" if spec.init else "")
+        return plan.Facts(
+            folder=str(self.folder),
+            run=str(self.run_dir),
+            identity=users.resolve(spec.user, roots, spec.groups),
+            rootless=os.geteuid() != 0,
+            cgroup_layout=group.layout,
+            cgroup_name=group.name,
+            helper=str(paths.guest_helper()) if mode else "",
+            helper_mode=mode,
+        )
 
     def plan(self) -> str:
         """The shell commands that would make this container by hand; touches nothing."""
         check(self.spec)
-        facts = self._facts()
+        facts = self.facts()
         return "\n".join(plan.describe(plan.plan(self.spec, facts), facts))
 
-    def _launch(self) -> launch.Launch:
+    def launch(self, helper_mode: str = "", terminal: Stdio | None = None) -> launch.Launch:
+        """The plan made ready to run, with a terminal as large as the one that `terminal` speaks through."""
         check(self.spec)
-        facts = self._facts()
+        facts = self.facts(helper_mode)
         made = plan.plan(self.spec, facts)
-        group = self._cgroup()
+        maps = _id_maps(facts)
         return launch.Launch(
             plan=made,
             steps=rootfs.compiled(made.ops),
             late_steps=rootfs.compiled(made.late_ops),
-            wanted=self._privileges(made),
-            cgroup=group,
+            wanted=self.privileges(made, maps is None or maps.whole()),
+            cgroup=self.cgroup(),
             limits=self.spec.limits,
             ulimits=self.spec.ulimits,
             oom_score_adj=self.spec.oom_score_adj,
+            maps=maps,
+            terminal=_wish(terminal, made.identity.uid) if terminal else None,
+            helper=HELPER if facts.helper else -1,
         )
 
-    def _privileges(self, made: Plan) -> privileges.Privileges:
+    def privileges(self, made: Plan, set_groups: bool) -> privileges.Privileges:
+        """What the command is left with."""
         from containers.capabilities import names
 
         who = made.identity
         profile = "unconfined" if self.spec.privileged else self.spec.seccomp
-        cache = paths.home() / "cache"
-        program = seccomp.program(profile, frozenset(names(made.capabilities)), cache)
+        program = seccomp.program(profile, frozenset(names(made.capabilities)), self.home / "cache")
         no_new = self.spec.no_new_privileges and not self.spec.privileged
-        return privileges.Privileges(who.uid, who.gid, who.groups, True, made.capabilities, no_new, program)
+        return privileges.Privileges(
+            who.uid, who.gid, who.groups, set_groups, made.capabilities, no_new, program
+        )
 
-    def _make_folders(self) -> None:
+    def make_folders(self) -> None:
+        """The three directories of the overlay, and what the last run left of a volatile one."""
         for name in ("upper", "work", "merged"):
             try:
                 os.mkdir(self.folder / name, 0o755)
             except FileExistsError:
                 pass
+        # overlayfs.rst, volatile mount: the kernel refuses a layer that a crash may have torn until this is gone.
+        # Ours are layers of containers that ended in order, or that the user starts again knowingly.
+        for remove, name in ((os.unlink, "/volatile/dirty"), (os.rmdir, "/volatile"), (os.rmdir, "")):
+            try:
+                remove(f"{self.folder}/work/work/incompat{name}")
+            except OSError:
+                continue
+
+    def make_etc(self) -> None:
+        """The files of /etc for a container that has names to resolve."""
+        if self.spec.etc_files():
+            from containers import networking
+
+            networking.write_etc(self.run_dir, self.spec)
+
+    def before_go(self, pid: int) -> None:
+        """With the child at its gate: write it down, and give it its network."""
+        runtime.record(self.run_dir, pid)
+        if self.spec.joins_network():
+            from containers import networking
+
+            networking.attach(self.home, self.run_dir, self.folder.name, self.spec, pid)
+
+    def clean(self) -> None:
+        """Give back what a run took: the network's lease, the cgroup, the run directory's pid."""
+        try:
+            if self.spec.joins_network():
+                from containers import networking
+
+                networking.detach(self.home, self.run_dir, self.folder.name, self.spec)
+        finally:
+            self.cgroup().remove()
 
     def run(self, stdio: Stdio, edges: Edges) -> int:
-        """Start in the foreground, pass stdio and signals, and return the command's status; leaves nothing running.
+        """Start in the foreground, pass stdio and signals, and return the command's status; nothing runs on.
 
         A command that cannot be executed is told on stdio.stderr and returns 126 or 127; other errors raise.
         """
-        ready = self._launch()
-        self._make_folders()
-        edges.mark("t1")
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, PROXIED | {signal.SIGCHLD})
-        try:
-            return self._foreground(ready, stdio, edges)
-        except launch.CannotExecute as error:
-            os.write(stdio.stderr, f"vmm: {error}\n".encode())
-            return error.exit_status
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            ready.cgroup.kill()
-            ready.cgroup.remove()
-            edges.mark("t9")
+        from containers import foreground
 
-    def _foreground(self, ready: launch.Launch, stdio: Stdio, edges: Edges) -> int:
-        null = -1 if stdio.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            stdin = stdio.stdin if stdio.interactive else null
-            pid = launch.start(ready, (stdin, stdio.stdout, stdio.stderr), edges)
-        finally:
-            if null >= 0:
-                os.close(null)
-        try:
-            return _watch(pid)
-        except BaseException:
-            launch.put_down(pid)
-            raise
+        self.refuse_running()
+        return foreground.run(self, stdio, edges)
+
+    def refuse_running(self) -> None:
+        """Raise WrongState where it runs already."""
+        if runtime.living(self.run_dir):
+            raise WrongState("cannot start", self.spec.name, "it is running already")
+
+    def pid(self) -> int | None:
+        """The host's pid of the container's first process, None when it does not run."""
+        init = runtime.living(self.run_dir)
+        return init.pid if init else None
 
     def state(self) -> str:
-        """created, running, paused or exited: read from the kernel."""
-        raise Failure("cannot tell the state", self.spec.name, "not written yet")
+        """created, running, paused or exited: asked of the kernel."""
+        if self.pid() is not None:
+            return "paused" if self.cgroup().frozen() else "running"
+        return "exited" if runtime.recorded(self.run_dir) or self.status() is not None else "created"
+
+    def status(self) -> int | None:
+        """The exit status of the last run; None where nobody saw it."""
+        return runtime.status(self.run_dir)
+
+    def exec(self, request: ExecRequest, stdio: Stdio) -> int:
+        """Run another command inside; its exit status. Raises WrongState where the container does not run."""
+        from containers import joining
+
+        return joining.run(self, request, stdio)
+
+    def remove(self) -> None:
+        """Remove the writable layer, the logs and every trace outside; the folder itself is the caller's.
+
+        Raises WrongState while it runs. Volumes and bind mounts stay: their files are not in the folder.
+        """
+        if runtime.living(self.run_dir):
+            raise WrongState("cannot remove", self.spec.name, "it is running", "vmm stop it first, or rm -f")
+        self.clean()
+        for name in ("upper", "work", "merged", "log"):
+            runtime.remove_tree(str(self.folder / name))
+        runtime.forget(self.run_dir)
+
+    def inspect(self) -> dict[str, Any]:
+        """What is known of it now, beyond its spec."""
+        init = runtime.living(self.run_dir)
+        return {
+            "state": self.state(),
+            "status": self.status(),
+            "pid": init.pid if init else None,
+            "cgroup": self.cgroup().directories(),
+        }
 
 
-def _watch(pid: int) -> int:
-    """Wait for the command and pass signals on to it; they are blocked, so none is lost and none interrupts."""
-    asked = 0
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            code = os.waitstatus_to_exitcode(status)
-            return 128 - code if code < 0 else code
-        number = signal.sigwait(PROXIED | {signal.SIGCHLD})
-        if number == signal.SIGCHLD:
-            continue
-        asked += number in (signal.SIGINT, signal.SIGTERM)
-        # pid 1 of a namespace ignores what it does not handle: the third time means it
-        os.kill(pid, signal.SIGKILL if asked >= _IMPATIENCE else number)
+def _id_maps(facts: plan.Facts) -> Any:
+    if not facts.rootless:
+        return None
+    from host.linux import idmap
+
+    return idmap.of_user()
+
+
+def _wish(stdio: Stdio, uid: int) -> Any:
+    from containers.foreground import wish
+
+    return wish(stdio, uid, console=True)

@@ -7,22 +7,30 @@ Nothing here imports, encodes, looks up a name or returns. An error goes through
 from __future__ import annotations
 
 import errno
+import fcntl
+import gc
 import os
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from containers import privileges, rootfs
+from containers import privileges, rootfs, terminal
+from containers.mounts import HELPER
 from host.linux import syscalls as sc
 
-SETUP, CGROUP, PRIVILEGES, CWD, EXEC, TERMINAL = range(6)
+if TYPE_CHECKING:
+    import socket
+
+SETUP, CGROUP, PRIVILEGES, CWD, EXEC, TERMINAL = range(6)  # guest/vmm-guest.c knows EXEC
 REPORT = struct.Struct("iii")
 GO = b"g"
+# Where the command (or the helper) finds its descriptors; the helper's own options name them.
+REPORT_FD, STATUS_FD, TERMINAL_FD = 3, 4, 5
+_MAX_INTERPRETERS = 6  # binfmt_script: the kernel gives up after that many
 
 
 class Child(NamedTuple):
     """All that the child needs, encoded; the descriptors are its own copies."""
 
-    joins: tuple[int, ...]
     steps: list[rootfs.Step]
     late_steps: list[rootfs.Step]
     privileges: privileges.Privileges
@@ -35,46 +43,67 @@ class Child(NamedTuple):
     stdio: tuple[int, int, int]
     gate: int
     report: int
-    wait_for_maps: bool
-    death_signal: int
+    joins: tuple[tuple[int, int], ...] = ()
+    wait_for_maps: bool = False
+    death_signal: int = 0
+    helper: int = -1  # a descriptor, or HELPER for the one that the steps opened
+    status: int = -1
+    terminal: terminal.Wish | None = None
+    master_to: socket.socket | None = None
 
 
 def main(child: Child) -> None:
     """Become the container's command; never returns."""
-    phase = step = 0
+    gc.disable()  # a collection would write to every page that we share with the parent
+    progress = [SETUP, 0]
+    report = [child.report]
     try:
-        if child.wait_for_maps:
-            _wait(child.gate)
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
-        os.setsid()  # no terminal of the host is ours to push bytes into (TIOCSTI)
-        os.umask(0)
-        for fd in child.joins:
-            sc.setns(fd, 0)
-        for step, (call, arguments) in enumerate(child.steps):
-            call(*arguments)
-        phase, step = CGROUP, 0
+        _become_leader(child)
+        _perform(child.steps, SETUP, progress)
         _wait(child.gate)
-        for step, (call, arguments) in enumerate(child.late_steps):
-            call(*arguments)
-        phase, step = CWD, 0
+        _perform(child.late_steps, CGROUP, progress)
+        progress[:] = TERMINAL, 0
+        stdio = _terminal(child)
+        progress[:] = CWD, 0
         rootfs.working_directory(child.cwd)
-        phase = EXEC
-        _stdio(child.stdio)
+        progress[:] = EXEC, 0
+        candidates = [path for path in child.candidates if _leads_nowhere_else(path)]
+        helper = _arrange(child, stdio)
+        report[0] = REPORT_FD
         os.umask(child.umask)
-        sc.close_range(3)
-        phase = PRIVILEGES
+        progress[:] = PRIVILEGES, 0
         privileges.apply(child.privileges, child.last_capability)
         if child.death_signal:  # after setresuid, which clears it (prctl(2))
             sc.prctl(sc.PR_SET_PDEATHSIG, child.death_signal)
-        phase = EXEC
+        progress[:] = EXEC, 0
         sc.default_signals()
-        _execute(child)
+        _execute(child, candidates, helper)
     except OSError as error:
         path = error.filename if isinstance(error.filename, bytes) else b""
-        os.write(child.report, REPORT.pack(phase, step, error.errno or errno.EIO) + path)
+        os.write(report[0], REPORT.pack(*progress, error.errno or errno.EIO) + path)
     finally:
         os._exit(125)
+
+
+def _become_leader(child: Child) -> None:
+    sc.prctl(
+        sc.PR_SET_DUMPABLE, 0
+    )  # nobody inside may trace us or reach the interpreter behind /proc/PID/exe
+    if child.wait_for_maps:
+        _wait(child.gate)
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    os.setsid()  # no terminal of the host is ours to push bytes into (TIOCSTI)
+    os.umask(0)
+    for fd, kind in child.joins:
+        sc.setns(fd, kind)
+
+
+def _perform(steps: list[rootfs.Step], phase: int, progress: list[int]) -> None:
+    progress[:] = phase, 0
+    for call, arguments in steps:
+        call(*arguments)
+        progress[1] += 1
 
 
 def _wait(gate: int) -> None:
@@ -82,15 +111,72 @@ def _wait(gate: int) -> None:
         os._exit(125)  # the parent is gone or gave up: nobody is left to tell
 
 
-def _stdio(stdio: tuple[int, int, int]) -> None:
-    copies = [os.dup(fd) for fd in stdio]  # a later dup2 may overwrite a descriptor still wanted
+def _terminal(child: Child) -> tuple[int, ...]:
+    """The command's three descriptors and, for the helper, the master."""
+    if child.terminal is None:
+        return child.stdio
+    master, slave = terminal.make(child.terminal)
+    if child.master_to is None:
+        os.close(slave)  # the helper asks the master for it again, as its child's controlling terminal
+        return (*child.stdio, master)
+    child.master_to.sendmsg([GO], [(_SOL_SOCKET, _SCM_RIGHTS, struct.pack("i", master))])
+    terminal.make_controlling(slave)
+    return slave, slave, slave
+
+
+_SOL_SOCKET, _SCM_RIGHTS = 1, 1
+
+
+def _leads_nowhere_else(path: bytes) -> bool:
+    """Whether `path` is there; raises ELOOP where it or an interpreter it names is a magic link.
+
+    `#!/proc/self/exe` would run the host's Python inside and leave it open for writing (CVE-2019-5736).
+    """
+    for _ in range(_MAX_INTERPRETERS):
+        try:
+            fd = rootfs.inside(path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise
+            return error.errno not in (errno.ENOENT, errno.ENOTDIR)
+        try:
+            head = os.read(fd, 256)
+        except OSError:
+            return True  # a directory: execve says it best
+        finally:
+            os.close(fd)
+        words = head[2:].split(b"\n", 1)[0].split(None, 1)
+        if not head.startswith(b"#!") or not words:
+            return True
+        path = words[0]
+    return True
+
+
+def _arrange(child: Child, stdio: tuple[int, ...]) -> int:
+    """Descriptors 0 to 2 for the command, 3 to 5 for the helper, everything else closed by execve.
+
+    Returns where the helper itself is now, or -1.
+    """
+    helper = rootfs.helper() if child.helper == HELPER else child.helper
+    wanted = [*stdio[:3], child.report, child.status, *stdio[3:], helper]
+    # Out of the way first: dup2 overwrites what may still be wanted.
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE) if fd >= 0 else -1 for fd in wanted]
+    helper = copies.pop()
+    sc.close_range(REPORT_FD)
     for number, fd in enumerate(copies):
-        os.dup2(fd, number)
+        if fd >= 0:
+            os.dup2(fd, number, inheritable=number < REPORT_FD or helper >= 0)
+    return helper
 
 
-def _execute(child: Child) -> None:
+_ABOVE = 16
+
+
+def _execute(child: Child, candidates: list[bytes], helper: int) -> None:
+    if helper >= 0:
+        sc.execveat(helper, child.argv, child.env)
     failure = OSError(errno.ENOENT, "", child.candidates[0])
-    for path in child.candidates:
+    for path in candidates:
         try:
             sc.execve(path, child.argv, child.env)
         except OSError as error:

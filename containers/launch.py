@@ -5,17 +5,24 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from containers import init, privileges, rootfs
 from containers.mounts import describe
 from containers.plan import Plan
 from host.edges import Edges
 from host.errors import Failure, NotFound
+from host.linux import idmap
 from host.linux import syscalls as sc
 from host.linux.cgroup import Cgroup, Limits
+from host.linux.idmap import IdMaps
+
+if TYPE_CHECKING:
+    import socket
+
+    from containers.terminal import Wish
 
 CANNOT_EXECUTE, NOT_FOUND = 126, 127
 
@@ -26,6 +33,8 @@ class CannotExecute(Failure):
     def __init__(self, command: str, number: int) -> None:
         missing = number in (errno.ENOENT, errno.ENOTDIR)
         why = "not found in the image" if missing else os.strerror(number)
+        if number == errno.ELOOP:
+            why = "it leads out of the container through /proc (CVE-2019-5736), or in circles"
         super().__init__("cannot run", command, why)
         self.exit_status = NOT_FOUND if missing else CANNOT_EXECUTE
 
@@ -38,77 +47,108 @@ class Launch(NamedTuple):
     late_steps: list[rootfs.Step]
     wanted: privileges.Privileges
     cgroup: Cgroup
-    limits: Limits
+    limits: Limits | None
     ulimits: tuple[tuple[str, int, int], ...] = ()
     oom_score_adj: int | None = None
+    maps: IdMaps | None = None
+    terminal: Wish | None = None
+    helper: int = -1
 
 
-class Started(NamedTuple):
-    """A child past its gate; `report` ends without a byte once the command runs."""
+class Streams(NamedTuple):
+    """The descriptors that a start hands over."""
 
-    pid: int
-    report: int
+    stdio: tuple[int, int, int]
+    status: int = -1
+    master_to: socket.socket | None = None
 
 
 def start(
-    launch: Launch, stdio: tuple[int, int, int], edges: Edges, death_signal: int = signal.SIGKILL
+    launch: Launch,
+    streams: Streams,
+    edges: Edges,
+    before_go: Callable[[int], None],
+    death_signal: int = signal.SIGKILL,
 ) -> int:
     """Run the plan in a new process and return its pid once the command executes.
 
-    Raises what the child reported, with nothing left of it. Signals stay blocked for the caller to take.
+    `before_go` gets the pid while the child waits at its gate, in its namespaces and its cgroup. Raises what the
+    child reported, with nothing left of it.
     """
-    gate_read, gate_write = os.pipe2(os.O_CLOEXEC)
-    report_read, report_write = os.pipe2(os.O_CLOEXEC)
-    joins = _open_joins(launch.plan.joins)
-    try:
-        child = _child(launch, stdio, tuple(joins.values()), gate_read, report_write, death_signal)
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise Failure(
+            "cannot start the container", why="this process has threads, and clone(2) copies only one"
+        )
+    with _Ends(launch.plan.joins) as ends:
+        child = _child(launch, streams, ends, death_signal)
         edges.mark("t2")
-        pid = _clone(launch.plan.clone_flags, joins, child)
-        for fd in (gate_read, report_write, *joins.values()):
-            os.close(fd)
-    except BaseException:
-        for fd in (gate_read, gate_write, report_read, report_write, *joins.values()):
-            os.close(fd)
-        raise
-    try:
-        launch.cgroup.create(launch.limits)
-        launch.cgroup.add(pid)
-        _limit_process(pid, launch)
-        os.write(gate_write, init.GO)
-        _expect_success(launch, report_read)
-        edges.mark("t6")
-    except BaseException:
-        put_down(pid)
-        raise
-    finally:
-        os.close(gate_write)
-        os.close(report_read)
+        pid = _clone(launch.plan.clone_flags, ends.joins, child)
+        try:
+            ends.close_childs()
+            _prepare(pid, launch, ends.gate_write, before_go)
+            _open_gate(ends.gate_write)
+            _expect_success(launch.plan, ends.report_read)
+            edges.mark("t6")
+        except BaseException:
+            put_down(pid)
+            raise
     return pid
 
 
-def _open_joins(joins: Sequence[tuple[str, str]]) -> dict[str, int]:
-    opened: dict[str, int] = {}
-    try:
-        for kind, path in joins:
-            opened[kind] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        for fd in opened.values():
+def _prepare(pid: int, launch: Launch, gate: int, before_go: Callable[[int], None]) -> None:
+    if launch.maps:
+        idmap.write(pid, launch.maps)
+        _open_gate(gate)
+    if launch.limits is not None:
+        launch.cgroup.create(launch.limits)
+    launch.cgroup.add(pid)
+    _limit_process(pid, launch)
+    before_go(pid)
+
+
+class _Ends:
+    """The pipes and namespace files of one start, closed on every path."""
+
+    def __init__(self, joins: Sequence[tuple[str, str]]) -> None:
+        self._joins = joins
+
+    def __enter__(self) -> _Ends:
+        self.joins: dict[str, int] = {}
+        self.gate_read, self.gate_write = os.pipe2(os.O_CLOEXEC)
+        self.report_read, self.report_write = os.pipe2(os.O_CLOEXEC)
+        self._childs = [self.gate_read, self.report_write]
+        try:
+            for kind, path in self._joins:
+                self.joins[kind] = _open_namespace(kind, path)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def close_childs(self) -> None:
+        """Close what only the child may hold, or its death would not be an end of file."""
+        for fd in (*self._childs, *self.joins.values()):
             os.close(fd)
-        raise NotFound(f"cannot join the {kind} namespace", path, os.strerror(error.errno or 0)) from None
-    return opened
+        self._childs.clear()
+        self.joins.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self.close_childs()
+        os.close(self.gate_write)
+        os.close(self.report_read)
 
 
-def _child(
-    launch: Launch,
-    stdio: tuple[int, int, int],
-    joins: tuple[int, ...],
-    gate: int,
-    report: int,
-    death_signal: int,
-) -> init.Child:
+def _open_namespace(kind: str, path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise NotFound(f"cannot join the {kind} namespace", path, why) from None
+
+
+def _child(launch: Launch, streams: Streams, ends: _Ends, death_signal: int) -> init.Child:
     plan = launch.plan
     return init.Child(
-        joins=joins,
         steps=launch.steps,
         late_steps=launch.late_steps,
         privileges=launch.wanted,
@@ -118,29 +158,44 @@ def _child(
         candidates=tuple(map(os.fsencode, plan.candidates)),
         argv=sc.Words([os.fsencode(word) for word in plan.argv]),
         env=sc.Words([os.fsencode(word) for word in plan.env]),
-        stdio=stdio,
-        gate=gate,
-        report=report,
-        wait_for_maps=bool(plan.clone_flags & sc.CLONE_NEWUSER),
+        stdio=streams.stdio,
+        gate=ends.gate_read,
+        report=ends.report_write,
+        joins=tuple((fd, 0) for kind, fd in ends.joins.items() if kind != "pid"),
+        wait_for_maps=launch.maps is not None,
         death_signal=death_signal,
+        helper=launch.helper,
+        status=streams.status,
+        terminal=launch.terminal,
+        master_to=streams.master_to,
     )
 
 
 def _clone(flags: int, joins: dict[str, int], child: init.Child) -> int:
     """The child's pid; in the child this never returns. A pid namespace is entered by the next child only."""
-    own = -1
-    if "pid" in joins:
-        own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        sc.setns(joins["pid"], sc.CLONE_NEWPID)
+    if "pid" not in joins:
+        return _clone_into(flags, child)
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        pid = sc.clone3(flags, signal.SIGCHLD)
-        if pid == 0:
-            init.main(child)
+        sc.setns(joins["pid"], sc.CLONE_NEWPID)
+        return _clone_into(flags, child)
     finally:
-        if own >= 0:
-            sc.setns(own, sc.CLONE_NEWPID)
-            os.close(own)
+        sc.setns(own, sc.CLONE_NEWPID)
+        os.close(own)
+
+
+def _clone_into(flags: int, child: init.Child) -> int:
+    pid = sc.clone3(flags, signal.SIGCHLD)
+    if pid == 0:
+        init.main(child)
     return pid
+
+
+def _open_gate(gate: int) -> None:
+    try:
+        os.write(gate, init.GO)
+    except BrokenPipeError:
+        pass  # the child ended before its gate: its report says why
 
 
 def _limit_process(pid: int, launch: Launch) -> None:
@@ -152,20 +207,22 @@ def _limit_process(pid: int, launch: Launch) -> None:
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(launch.oom_score_adj))
 
 
-def _expect_success(launch: Launch, report: int) -> None:
+def _expect_success(plan: Plan, report: int) -> None:
     said = os.read(report, 4096)
     if not said:
         return
     phase, step, number = init.REPORT.unpack_from(said)
     path = os.fsdecode(said[init.REPORT.size :])
-    raise worded(launch.plan, phase, step, number, path)
+    raise worded(plan, phase, step, number, path)
 
 
 def worded(plan: Plan, phase: int, step: int, number: int, path: str) -> Failure:
     """What the child reported, as the sentence for the user."""
     why = os.strerror(number)
     if phase == init.EXEC:
-        return CannotExecute(plan.argv[0], number)
+        return CannotExecute(plan.command, number)
+    if phase == init.TERMINAL:
+        return Failure("cannot make a terminal", path, why)
     if phase == init.CWD:
         return Failure("cannot enter the working directory", path, why)
     if phase == init.PRIVILEGES:

@@ -7,7 +7,6 @@ out. Host files that must come in are picked up as detached mounts (`tree`) befo
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ LINKS = (
 MASKED_FILES = ("interrupts", "kcore", "keys", "latency_stats", "sched_debug", "timer_list", "timer_stats")
 MASKED_DIRS = ("/proc/acpi", "/proc/asound", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap")
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+HELPER = -2  # the slot of the helper, which no path inside leads to
 _HARDENED = sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC
 _ATTRIBUTES = {"nosuid": 2, "nodev": 4, "noexec": 8, "ro": 1}
 _FLAG_WORDS = ((1, "ro"), (2, "nosuid"), (4, "nodev"), (8, "noexec"), (1 << 24, "strictatime"))
@@ -43,8 +43,10 @@ class Host(NamedTuple):
     """The folder of the container and whose rights do the work."""
 
     folder: str
+    run: str
     own_user: bool
     rootless: bool
+    helper: str = ""
 
 
 def root(spec: ContainerSpec, host: Host) -> list[Op]:
@@ -52,6 +54,8 @@ def root(spec: ContainerSpec, host: Host) -> list[Op]:
     merged = f"{host.folder}/merged"
     ops = [Op("mount", (None, "/", None, sc.MS_REC | sc.MS_SLAVE, None))]
     ops += [_tree(slot, mount) for slot, mount in enumerate(_binds(spec, host))]
+    if host.helper:
+        ops.append(Op("tree", (HELPER, host.helper, sc.MOUNT_ATTR_RDONLY | sc.MOUNT_ATTR_NOSUID)))
     ops.append(Op("mount", ("overlay", merged, "overlay", 0, overlay_options(spec, host))))
     ops.append(Op("pivot", (merged,)))
     return ops
@@ -79,7 +83,9 @@ def _binds(spec: ContainerSpec, host: Host) -> list[Mount]:
     if host.own_user and spec.network == "host":  # a new sysfs needs the owner of the network namespace
         device.append(Mount("bind", "/sys", "/sys", True, options=("rec",)))
     mounts = [one for one in spec.mounts if one.kind in ("bind", "volume")]
-    return device + sorted(mounts, key=lambda one: one.target.count("/"))
+    taken = {one.target for one in mounts}
+    etc = [Mount("bind", f"/etc/{name}", f"{host.run}/{name}") for name in spec.etc_files()]
+    return device + [one for one in etc if one.target not in taken] + mounts
 
 
 def _tree(slot: int, mount: Mount) -> Op:
@@ -187,6 +193,12 @@ def _cgroup_mounts(hierarchies: Sequence[tuple[str, str]], read_only: int) -> li
     return ops
 
 
+def _quoted(word: str) -> str:
+    import shlex  # with re: too much for the start of a container
+
+    return shlex.quote(word)
+
+
 def describe(op: Op) -> str:
     """The shell command that does what `op` does; after `pivot` its paths are inside the new root."""
     words = [str(one) for one in op.args]
@@ -194,24 +206,22 @@ def describe(op: Op) -> str:
         case "mount":
             return _describe_mount(*op.args)  # type: ignore[arg-type]
         case "tree":
-            return (
-                f"mount --rbind {shlex.quote(words[1])} $TMP/{words[0]} && mount -o remount,bind,{_flags(op)}"
-            )
+            return f"mount --rbind {_quoted(words[1])} $TMP/{words[0]} && mount -o remount,bind,{_flags(op)}"
         case "place":
-            return f"mount --move $TMP/{words[0]} {shlex.quote(words[1])}  # {words[2]}"
+            return f"mount --move $TMP/{words[0]} {_quoted(words[1])}  # {words[2]}"
         case "pivot":
-            return f"cd {shlex.quote(words[0])} && pivot_root . ."
+            return f"cd {_quoted(words[0])} && pivot_root . ."
         case "mknod":
             return f"mknod -m {op.args[1]:o} {words[0]} c {words[2]} {words[3]}"
         case "mkdir":
             return f"mkdir -m {op.args[1]:o} {words[0]}"
         case "tmpfs":
-            return f"mkdir -p {shlex.quote(words[0])} && mount -t tmpfs -o {words[2]} tmpfs {shlex.quote(words[0])}"
+            return f"mkdir -p {_quoted(words[0])} && mount -t tmpfs -o {words[2]} tmpfs {_quoted(words[0])}"
         case "write":
-            return f"echo {shlex.quote(words[1])} > {words[0]}"
+            return f"echo {_quoted(words[1])} > {words[0]}"
         case "mask_directories":
             return f"for d in {' '.join(words)}; do mount -t tmpfs -o ro,size=0 tmpfs $d; done"
-    return _SHELL[op.call].format(*map(shlex.quote, words))
+    return _SHELL[op.call].format(*map(_quoted, words))
 
 
 _SHELL = {
@@ -241,6 +251,6 @@ def _describe_mount(source: str | None, target: str, fstype: str | None, flags: 
     words = [word for bit, word in _FLAG_WORDS if flags & bit] + ([data] if data else [])
     if flags & sc.MS_REMOUNT:
         words.insert(0, "remount,bind")
-    option = f"-o {shlex.quote(','.join(words))} " if words else ""
+    option = f"-o {_quoted(','.join(words))} " if words else ""
     kind = f"-t {fstype} " if fstype else ""
-    return f"mount {kind}{option}{source + ' ' if source else ''}{shlex.quote(target)}"
+    return f"mount {kind}{option}{source + ' ' if source else ''}{_quoted(target)}"

@@ -32,11 +32,13 @@ class Facts(NamedTuple):
     """What the plan must know of this host and folder; everything else is in the spec."""
 
     folder: str
+    run: str
     identity: Identity
     rootless: bool
     cgroup_layout: cgroup.Layout
     cgroup_name: str
-    shared_user_namespace: bool = False
+    helper: str = ""
+    helper_mode: str = "init"
 
 
 class Plan(NamedTuple):
@@ -54,6 +56,7 @@ class Plan(NamedTuple):
     capabilities: int
     cwd: str
     umask: int
+    command: str
 
 
 def plan(spec: ContainerSpec, facts: Facts) -> Plan:
@@ -61,7 +64,7 @@ def plan(spec: ContainerSpec, facts: Facts) -> Plan:
     own_user = facts.rootless or spec.user_namespace != "host"
     flags, joins = _namespaces(spec, own_user)
     env = _env(spec, facts.identity)
-    host = mounts.Host(facts.folder, own_user, facts.rootless)
+    host = mounts.Host(facts.folder, facts.run, own_user, facts.rootless, facts.helper)
     return Plan(
         clone_flags=flags,
         joins=joins,
@@ -69,13 +72,48 @@ def plan(spec: ContainerSpec, facts: Facts) -> Plan:
         late_ops=tuple(mounts.late(spec, host, _hierarchies(facts))),
         settings=tuple(cgroup.settings(facts.cgroup_layout.version, spec.limits)),
         candidates=_candidates(spec.argv[0], env),
-        argv=spec.argv,
+        argv=_argv(spec, facts),
         env=env,
         identity=facts.identity,
         capabilities=mask(None if spec.privileged else spec.capabilities),
         cwd=spec.cwd,
         umask=spec.umask,
+        command=spec.argv[0],
     )
+
+
+def joining(
+    spec: ContainerSpec, identity: Identity, joins: tuple[tuple[str, str], ...], words: ContainerSpec
+) -> Plan:
+    """The plan of a further command in a running container; `words` carries its argv, env, cwd and rights."""
+    env = _env(words, identity)
+    return Plan(
+        clone_flags=0,
+        joins=joins,
+        ops=(),
+        late_ops=(),
+        settings=(),
+        candidates=_candidates(words.argv[0], env),
+        argv=("vmm-guest", "exec", "--report-fd", "3", "--", *words.argv),
+        env=env,
+        identity=identity,
+        capabilities=mask(None if words.privileged else spec.capabilities),
+        cwd=words.cwd,
+        umask=spec.umask,
+        command=words.argv[0],
+    )
+
+
+def _argv(spec: ContainerSpec, facts: Facts) -> tuple[str, ...]:
+    """The command, under the helper where one is asked for; the numbers are where containers.init puts things."""
+    if not facts.helper:
+        return spec.argv
+    words = ["vmm-guest", facts.helper_mode, "--report-fd", "3"]
+    if facts.helper_mode == "hold":
+        words += ["--status-fd", "4"]
+        if spec.tty:
+            words += ["--tty", "5"]
+    return (*words, "--", *spec.argv)
 
 
 def _namespaces(spec: ContainerSpec, own_user: bool) -> tuple[int, tuple[tuple[str, str], ...]]:

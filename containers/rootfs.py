@@ -11,12 +11,11 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from containers.mounts import Op
+from containers.mounts import HELPER, Op
 from host.linux import syscalls as sc
 
 Step = tuple[Callable[..., object], tuple[Any, ...]]
 
-_INSIDE = sc.RESOLVE_IN_ROOT | sc.RESOLVE_NO_MAGICLINKS
 _HARDENED = sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC
 _trees: dict[int, int] = {}
 
@@ -30,8 +29,8 @@ def compiled(ops: Sequence[Op]) -> list[Step]:
 
 
 def inside(path: bytes, flags: int) -> int:
-    """Open `path` with "/" as the end of the world: no link leads out, no magic link is followed (openat2(2))."""
-    return sc.openat2(sc.AT_FDCWD, path, flags, _INSIDE)
+    """Open `path` where "/" is the new root already: only a magic link could lead out of it, and none is followed."""
+    return sc.openat2(sc.AT_FDCWD, path, flags, sc.RESOLVE_NO_MAGICLINKS)
 
 
 def _pivot(new_root: bytes) -> None:
@@ -75,6 +74,11 @@ def _tree(slot: int, source: bytes, attributes: int) -> None:
     fd = sc.open_tree(sc.AT_FDCWD, source, flags)
     sc.mount_setattr(fd, b"", sc.AT_EMPTY_PATH | sc.AT_RECURSIVE, attributes)
     _trees[slot] = fd
+
+
+def helper() -> int:
+    """The helper on its read-only mount: whoever reaches it through /proc/1/exe can never write there."""
+    return _trees[HELPER]
 
 
 def _place(slot: int, target: bytes, source: bytes) -> None:

@@ -92,29 +92,32 @@ _VERSION = 1  # part of the digest: a changed compiler must not meet an old prog
 
 
 def program(profile: str, capabilities: frozenset[str], cache: Path) -> bytes:
-    """The BPF of `profile` ("default" or "unconfined"), compiled on first use and then read from `cache`.
+    """The BPF of `profile` ("default", "compat" or "unconfined"), compiled on first use and then read from `cache`.
 
     Raises HostUnfit where libseccomp is missing at the first use, Usage for an unknown profile.
     """
     if profile == "unconfined":
         return b""
-    if profile != "default":
-        raise Usage("cannot use the seccomp profile", profile, "not known", "use default or unconfined")
-    path = cache / f"seccomp-{_digest(capabilities)}.bpf"
+    if profile not in ("default", "compat"):
+        raise Usage(
+            "cannot use the seccomp profile", profile, "not known", "use default, compat or unconfined"
+        )
+    foreign = profile == "compat"
+    path = cache / f"seccomp-{_digest(capabilities, foreign)}.bpf"
     try:
         compiled = path.read_bytes()
     except FileNotFoundError:
-        return _compile_into(path, capabilities)
+        return _compile_into(path, capabilities, foreign)
     if not compiled or len(compiled) % 8:
         raise BadData("cannot use the seccomp program", str(path), "not whole BPF instructions", f"rm {path}")
     return compiled
 
 
-def _digest(capabilities: frozenset[str]) -> str:
+def _digest(capabilities: frozenset[str], foreign: bool) -> str:
     import zlib
 
     relevant = sorted(capabilities & BY_CAPABILITY.keys())
-    words = " ".join([str(_VERSION), platform_machine(), *relevant, *ALLOWED, *REFUSED])
+    words = " ".join([str(_VERSION), platform_machine(), str(foreign), *relevant, *ALLOWED, *REFUSED])
     return f"{zlib.crc32(words.encode()):08x}-{len(words):x}"
 
 
@@ -123,17 +126,20 @@ def platform_machine() -> str:
     return os.uname().machine
 
 
-def _compile_into(path: Path, capabilities: frozenset[str]) -> bytes:
+def _compile_into(path: Path, capabilities: frozenset[str], foreign: bool) -> bytes:
     from host import records
 
-    compiled = compile_default(capabilities)
+    compiled = compile_default(capabilities, foreign)
     path.parent.mkdir(parents=True, exist_ok=True)
     records.write_bytes(path, compiled)
     return compiled
 
 
-def compile_default(capabilities: frozenset[str]) -> bytes:
-    """Compile the default profile with libseccomp; a binary tree, as a list of 400 compares would cost every call."""
+def compile_default(capabilities: frozenset[str], foreign: bool = False) -> bytes:
+    """Compile the default profile with libseccomp, as a binary tree: 400 compares in a row would cost every call.
+
+    `foreign` lets 32-bit programs run too ("compat"); it doubles the program, and with it the time to load it.
+    """
     try:
         import pyseccomp as seccomp
     except (ImportError, RuntimeError, OSError) as error:
@@ -141,8 +147,8 @@ def compile_default(capabilities: frozenset[str]) -> bytes:
         raise HostUnfit("cannot compile the seccomp filter", why=str(error), hint=hint) from None
     rules = seccomp.SyscallFilter(seccomp.ERRNO(errno.ENOSYS))
     rules.set_attr(seccomp.Attr.CTL_OPTIMIZE, 2)
-    for foreign in _foreign(seccomp):
-        rules.add_arch(foreign)
+    if foreign and platform_machine() == "x86_64":
+        rules.add_arch(seccomp.Arch.X86)
     granted = {name for one in capabilities for name in BY_CAPABILITY.get(one, "").split()}
     for name in {*ALLOWED, *granted}:
         _add(rules, seccomp.ALLOW, name)
@@ -150,11 +156,6 @@ def compile_default(capabilities: frozenset[str]) -> bytes:
         _add(rules, seccomp.ERRNO(errno.EPERM), name)
     _add_conditional(seccomp, rules, "SYS_ADMIN" in capabilities)
     return _terminal_guard() + _exported(rules)
-
-
-def _foreign(seccomp: Any) -> list[int]:
-    # 32-bit programs run on the same kernel: the list covers them too, else they would be killed.
-    return [seccomp.Arch.X86] if platform_machine() == "x86_64" else []
 
 
 def _add(rules: Any, action: int, name: str, *conditions: Any) -> None:

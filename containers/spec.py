@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from host.errors import Usage
 from host.linux.cgroup import Limits
@@ -24,10 +23,10 @@ DEFAULT_CAPABILITIES = (
 )
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM_BYTES = 64 << 20
+UNLIMITED = Limits()
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """One mount asked for: `kind` is "bind", "volume" (a bind of our own directory) or "tmpfs".
 
     `options` are words of mount(8) (nosuid, nodev, noexec, suid, dev, size=..., mode=...); `own` gives the
@@ -43,8 +42,7 @@ class Mount:
     propagation: str = "private"
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(NamedTuple):
     """A device node of the host inside: `access` is the cgroup's rwm."""
 
     source: str
@@ -52,8 +50,7 @@ class Device:
     access: str = "rwm"
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(NamedTuple):
     """A command run inside every `interval_s`; `action` ("none", "restart", "kill", "stop") once it is unhealthy."""
 
     argv: tuple[str, ...]
@@ -64,12 +61,12 @@ class Health:
     action: str = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerSpec:
+class ContainerSpec(NamedTuple):
     """A container. `lower_dirs` are the image's unpacked layers, top first; `env` holds NAME=value words.
 
     Namespaces are "private", "host" or a path of a namespace file (/proc/PID/ns/KIND); `network` also knows
-    "none" (private, loopback only). `user_namespace` is "host" or "auto" for root, always "private" for others.
+    "none" (private, loopback only) and the names of networks, on which `ports` (host ip, host port, port,
+    protocol), `aliases` and `ip` are wished for. `extra_hosts` are NAME:IP. `user_namespace` is "host" or "auto" for root, always "private" for others.
     `user` is read against the image's own /etc/passwd. `restart` is "no", "on-failure[:N]", "always" or
     "unless-stopped". `ephemeral` says that the writable layer need not survive a crash of the host (--rm).
     """
@@ -84,13 +81,18 @@ class ContainerSpec:
     hostname: str = ""
     mounts: tuple[Mount, ...] = ()
     devices: tuple[Device, ...] = ()
-    limits: Limits = Limits()
+    limits: Limits = UNLIMITED
     capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
     no_new_privileges: bool = True
     seccomp: str = "default"
     masked: bool = True
     privileged: bool = False
     network: str = "none"
+    ports: tuple[tuple[str, int, int, str], ...] = ()
+    aliases: tuple[str, ...] = ()
+    ip: str = ""
+    extra_hosts: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
     pid_namespace: str = "private"
     ipc_namespace: str = "private"
     uts_namespace: str = "private"
@@ -115,17 +117,15 @@ class ContainerSpec:
     def to_record(self) -> dict[str, Any]:
         """The spec as JSON knows it; what equals the default is left out."""
         record = {}
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if value != one.default:
-                record[one.name] = _plain(value)
+        for name, value in zip(self._fields, self, strict=True):
+            if name not in self._field_defaults or value != self._field_defaults[name]:
+                record[name] = _plain(value)
         return record
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> ContainerSpec:
         """The spec that `to_record` described; unknown fields of a later version are ignored."""
-        known = {one.name for one in fields(cls)}
-        values = {key: _tuples(value) for key, value in record.items() if key in known}
+        values = {key: _tuples(value) for key, value in record.items() if key in cls._fields}
         for key, make in (("mounts", Mount), ("devices", Device)):
             if key in record:
                 values[key] = tuple(make(**_record_tuples(one)) for one in record[key])
@@ -135,10 +135,20 @@ class ContainerSpec:
             values["health"] = Health(**_record_tuples(record["health"]))
         return cls(**values)
 
+    def joins_network(self) -> bool:
+        """Whether `network` is the name of a network of ours."""
+        return self.network not in ("none", "private", "host") and not self.network.startswith("/")
+
+    def etc_files(self) -> tuple[str, ...]:
+        """The files of /etc that are made for this container: only where there is something to resolve."""
+        if self.joins_network() or self.network == "host" or self.extra_hosts or self.dns:
+            return "resolv.conf", "hosts", "hostname"
+        return ()
+
 
 def _plain(value: Any) -> Any:
-    if hasattr(value, "__dataclass_fields__"):
-        return asdict(value)
+    if hasattr(value, "_asdict"):
+        return value._asdict()
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
     return value

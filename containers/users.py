@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from host.errors import Usage
 from host.linux import syscalls
@@ -18,8 +18,7 @@ _MAX_ID = (1 << 32) - 2
 _MAX_FILE_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Numeric ids and the home directory of the command's user."""
 
     uid: int = 0

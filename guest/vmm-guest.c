@@ -3,7 +3,8 @@
  *   /init of a machine's initramfs   loads modules, mounts the root, then serves the channel as pid 1 (command
  *                                    mode) or beside the image's own init (system mode, vmm.init=)
  *   vmm-guest init [--mark] -- CMD   reaper for containers and for the bench: forwards signals, gives the status on
- *   vmm-guest hold [...] -- CMD      the same, and writes the status to a descriptor, with a terminal if asked
+ *   vmm-guest exec [...] -- CMD      becomes CMD (what containers exec through)
+ *   vmm-guest hold [...] -- CMD      the same as init, and writes the status to a descriptor, with a terminal if asked
  *
  * The image needs nothing: no shell, no libc, no /dev. The frames are told in PROTOCOL.md beside this file.
  */
@@ -1068,7 +1069,7 @@ static int mind(pid_t child, int signals) {
 }
 
 static int hold_usage(void) {
-    return say("usage: vmm-guest init|hold [--mark] [--status-fd N] [--report-fd N] [--tty N] -- COMMAND [ARG...]\n"), 125;
+    return say("usage: vmm-guest init|hold|exec [--mark] [--status-fd N] [--report-fd N] [--tty N] -- COMMAND [ARG...]\n"), 125;
 }
 
 static char **hold_options(char **argv) {
@@ -1082,6 +1083,15 @@ static char **hold_options(char **argv) {
         else fcntl(*value = atoi(*++argv), F_SETFD, FD_CLOEXEC);
     }
     return *argv && argv[1] ? argv + 1 : NULL;
+}
+
+/* Become the command: what /proc/self/exe was before is then this program, never the engine's interpreter. */
+static int exec_only(char **argv) {
+    char **command = hold_options(argv);
+    if (!command) return hold_usage();
+    execvp(command[0], command);
+    report_exec_failure(command[0], errno);
+    return 126;
 }
 
 static int init_or_hold(char **argv) {
@@ -1102,6 +1112,7 @@ static int init_or_hold(char **argv) {
 
 int main(int argc, char **argv) {
     if (argc > 1 && (strcmp(argv[1], "init") == 0 || strcmp(argv[1], "hold") == 0)) return init_or_hold(argv + 2);
+    if (argc > 1 && strcmp(argv[1], "exec") == 0) return exec_only(argv + 2);
     if (getpid() != 1) return hold_usage();
     boot(argv[0]);
 }

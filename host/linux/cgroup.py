@@ -11,8 +11,8 @@ import os
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from host.errors import DeadlinePassed, Failure, HostUnfit, from_os_error
 
@@ -24,12 +24,11 @@ DELEGATION_HINT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a container may use; None is unlimited, except `pids`, whose None is DEFAULT_PIDS and -1 unlimited.
+class Limits(NamedTuple):
+    """What a container may use; None is unlimited, except `pids`: None is DEFAULT_PIDS there, -1 unlimited.
 
-    `swap_bytes` is swap beyond memory (0 where memory is limited and nothing was said). `io_bps` and `io_iops`
-    are (device "MAJOR:MINOR", "read" or "write", rate a second).
+    `swap_bytes` is swap beyond memory (0 where memory is limited and nothing was said). `io_bps` and
+    `io_iops` are (device "MAJOR:MINOR", "read" or "write", rate a second).
     """
 
     memory_bytes: int | None = None
@@ -43,8 +42,7 @@ class Limits:
     io_iops: tuple[tuple[str, str, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One value in one control file; `asked` tells a user's wish from a default that may be left out."""
 
     controller: str
@@ -53,12 +51,11 @@ class Setting:
     asked: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where this host's controllers are: `version` and, for each controller, the directory we may create in."""
+class Layout(NamedTuple):
+    """Where this host's controllers are: for each one the directory that we may create in."""
 
     version: int
-    bases: dict[str, Path] = field(default_factory=dict)
+    bases: dict[str, str]
     why_not: str = ""
 
     def controllers(self, wanted: Iterable[str]) -> list[str]:
@@ -72,8 +69,8 @@ DEFAULT_CONTROLLERS = ("pids", "devices", "freezer", "cpuacct", "memory")
 
 def layout() -> Layout:
     """Find this process's hierarchies and where it may create; reads /proc/self/{mountinfo,cgroup} only."""
-    own = _own_paths(Path("/proc/self/cgroup").read_text())
-    v1, v2 = _mounts(Path("/proc/self/mountinfo").read_text())
+    own = _own_paths(_read("/proc/self/cgroup"))
+    v1, v2 = _mounts(_read("/proc/self/mountinfo"))
     unified = _unified(v2, own.get("", "/")) if v2 else None
     if unified and {"memory", "pids"} & set(unified.bases):
         return unified
@@ -97,44 +94,44 @@ def _own_paths(text: str) -> dict[str, str]:
     return paths
 
 
-def _mounts(text: str) -> tuple[dict[str, Path], Path | None]:
-    v1: dict[str, Path] = {}
-    v2: Path | None = None
+def _mounts(text: str) -> tuple[dict[str, str], str | None]:
+    v1: dict[str, str] = {}
+    v2: str | None = None
     for line in text.splitlines():
         if " - cgroup" not in line:
             continue
         left, _, right = line.partition(" - ")
         mountpoint, fstype, options = left.split()[4], right.split()[0], right.split()[2]
         if fstype == "cgroup2":
-            v2 = v2 or Path(mountpoint)
+            v2 = v2 or mountpoint
         elif fstype == "cgroup":
             for controller in options.split(","):
-                v1.setdefault(controller, Path(mountpoint))
+                v1.setdefault(controller, mountpoint)
     return {name: where for name, where in v1.items() if name in _V1_CONTROLLERS}, v2
 
 
 _V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "freezer", "devices")
 
 
-def _unified(mountpoint: Path, own: str) -> Layout:
+def _unified(mountpoint: str, own: str) -> Layout:
     base = _creatable(mountpoint, own)
     if base is None:
         return Layout(2, {}, "no cgroup is delegated to this user")
-    names = (base / "cgroup.controllers").read_text().split()
-    return Layout(2, {name: base for name in names})
+    names = _read(f"{base}/cgroup.controllers").split()
+    return Layout(2, dict.fromkeys(names, base))
 
 
-def _creatable(mountpoint: Path, own: str) -> Path | None:
-    """Root creates at the hierarchy's root, as docker does; a user in the highest group that is delegated to it."""
+def _creatable(mountpoint: str, own: str) -> str | None:
+    """Root creates at the hierarchy's root, as docker does; a user in the highest group delegated to it."""
     if os.geteuid() == 0 and os.access(mountpoint, os.W_OK):
         return mountpoint
     found = None
-    here = mountpoint / own.lstrip("/")
+    here = os.path.normpath(f"{mountpoint}/{own}")
     while here != mountpoint:
-        # cgroups-v2: moving a process needs write access to cgroup.procs of the common ancestor
-        if not (os.access(here, os.W_OK) and os.access(here / "cgroup.procs", os.W_OK)):
+        # cgroup-v2.rst: moving a process needs write access to cgroup.procs of the common ancestor
+        if not (os.access(here, os.W_OK) and os.access(f"{here}/cgroup.procs", os.W_OK)):
             break
-        found, here = here, here.parent
+        found, here = here, os.path.dirname(here)
     return found
 
 
@@ -157,20 +154,22 @@ class Cgroup:
         self.layout = where or layout()
         self.left_out: list[str] = []
 
-    def directory(self, controller: str) -> Path | None:
-        """The group's directory of a controller (v2: the same for all), or None where that is not ours to use."""
+    def directory(self, controller: str) -> str | None:
+        """The group's directory of a controller (v2: one for all), or None where that is not ours to use."""
         base = self.layout.bases.get(controller)
         if base is None and self.layout.version == 2:
             base = next(iter(self.layout.bases.values()), None)
-        return base / PARENT / self.name if base else None
+        return f"{base}/{PARENT}/{self.name}" if base else None
 
-    def directories(self) -> list[Path]:
+    def _places(self) -> list[str]:
+        return list(dict.fromkeys(f"{base}/{PARENT}/{self.name}" for base in self.layout.bases.values()))
+
+    def directories(self) -> list[str]:
         """The directories of this group that exist."""
-        found = dict.fromkeys(base / PARENT / self.name for base in self.layout.bases.values())
-        return [path for path in found if path.is_dir()]
+        return [path for path in self._places() if os.path.isdir(path)]
 
     def create(self, limits: Limits) -> None:
-        """Make the group and impose the limits; what was asked and cannot be set is HostUnfit, defaults are left out.
+        """Make the group and impose the limits; raises HostUnfit for one that was asked and cannot be set.
 
         `left_out` names the defaults that this host could not set.
         """
@@ -195,26 +194,30 @@ class Cgroup:
                 raise HostUnfit("cannot set the limit", one.file, why, DELEGATION_HINT)
             self.left_out.append(f"{one.file} = {one.value}")
 
-    def _mkdir(self, path: Path) -> None:
+    def _mkdir(self, path: str) -> None:
+        parent = os.path.dirname(path)
         try:
             os.mkdir(path)
         except FileNotFoundError:
-            self._mkdir_parent(path.parent)
+            self._mkdir_parent(parent)
             os.mkdir(path)
-        if self.layout.version == 1 and path.parent.parent == self.layout.bases.get("cpuset"):
+        if self._is_cpuset(parent):
             _inherit_cpuset(path)
 
-    def _mkdir_parent(self, parent: Path) -> None:
+    def _mkdir_parent(self, parent: str) -> None:
         if self.layout.version == 2:
-            _enable_controllers(parent.parent)
+            _enable_controllers(os.path.dirname(parent))
         try:
             os.mkdir(parent)
         except FileExistsError:
             pass
         if self.layout.version == 2:
             _enable_controllers(parent)
-        elif parent.parent == self.layout.bases.get("cpuset"):
+        elif self._is_cpuset(parent):
             _inherit_cpuset(parent)
+
+    def _is_cpuset(self, parent: str) -> bool:
+        return self.layout.version == 1 and os.path.dirname(parent) == self.layout.bases.get("cpuset")
 
     def apply(self, wanted: list[Setting]) -> None:
         """Write the settings into this group's control files."""
@@ -223,27 +226,33 @@ class Cgroup:
             if directory is None or one.controller not in self.layout.bases:
                 continue
             try:
-                _write(directory / one.file, one.value)
+                _write(f"{directory}/{one.file}", one.value)
             except OSError as error:
                 if one.asked:
                     raise _limit_failed(one, directory, error) from None
                 self.left_out.append(f"{one.file} = {one.value}")
 
     def add(self, pid: int) -> None:
-        """Move a process in. Memory comes last, so that the least of our own pages is charged to the container."""
-        paths = self.directories()
-        paths.sort(key=lambda path: "memory" in path.parts)
-        for path in paths:
-            _write(path / "cgroup.procs", str(pid))
+        """Move a process in. Memory comes last: what we allocate until then is not the container's."""
+        places = self._places()
+        memory = self.directory("memory")
+        if self.layout.version == 1 and memory in places:
+            places.remove(memory)
+            places.append(memory)
+        for path in places:
+            try:
+                _write(f"{path}/cgroup.procs", str(pid))
+            except FileNotFoundError:
+                pass  # a controller that this container does not need
 
     def pids(self) -> list[int]:
         """The processes in the group, from the first hierarchy that has it."""
         for path in self.directories():
-            return [int(word) for word in _read(path / "cgroup.procs").split()]
+            return _tree_pids(path)
         return []
 
     def freeze(self, timeout_s: float = 10.0) -> None:
-        """Stop every process of the group; raises DeadlinePassed where the kernel has not within `timeout_s`."""
+        """Stop every process of the group; raises DeadlinePassed where the kernel has not in `timeout_s`."""
         path, value, reading, state = self._freezer(True)
         _write(path, value)
         deadline = time.monotonic() + timeout_s
@@ -267,31 +276,31 @@ class Cgroup:
         except (HostUnfit, OSError):
             return False
 
-    def _freezer(self, on: bool) -> tuple[Path, str, Path, str]:
+    def _freezer(self, on: bool) -> tuple[str, str, str, str]:
         directory = self.directory("freezer")
         if directory is None:
             raise HostUnfit("cannot pause", self.name, self.layout.why_not or "no freezer", "run as root")
         if self.layout.version == 1:
-            state = directory / "freezer.state"
+            state = f"{directory}/freezer.state"
             return state, "FROZEN" if on else "THAWED", state, "FROZEN"
-        return directory / "cgroup.freeze", "1" if on else "0", directory / "cgroup.events", "frozen 1"
+        return f"{directory}/cgroup.freeze", "1" if on else "0", f"{directory}/cgroup.events", "frozen 1"
 
     def kill(self, timeout_s: float = 10.0) -> None:
         """SIGKILL to every process, thawed first: a frozen v1 group does not die (freezer-subsystem.rst)."""
         deadline = time.monotonic() + timeout_s
-        while self.directories():
-            if self.frozen():
-                self.thaw()
-            pids = [pid for path in self.directories() for pid in _tree_pids(path)]
+        while True:
+            pids = {pid for path in self.directories() for pid in _tree_pids(path)}
             if not pids:
                 return
-            for pid in set(pids):
+            if self.frozen():
+                self.thaw()
+            for pid in pids:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
             if time.monotonic() > deadline:
-                raise DeadlinePassed("cannot kill", self.name, f"{len(set(pids))} processes live on")
+                raise DeadlinePassed("cannot kill", self.name, f"{len(pids)} processes live on")
             time.sleep(0.002)
 
     def stats(self) -> dict[str, int]:
@@ -300,21 +309,20 @@ class Cgroup:
             from host.linux.cgroup_v1 import stats
         else:
             from host.linux.cgroup_v2 import stats
-        return stats(
-            {name: path for name in self.layout.bases if (path := self.directory(name)) and path.is_dir()}
-        )
+        found = {name: self.directory(name) for name in self.layout.bases}
+        return stats({name: Path(path) for name, path in found.items() if path and os.path.isdir(path)})
 
-    def remove(self, timeout_s: float = 5.0) -> None:
-        """Remove the group and what was made below it; a process on its way out is waited for."""
+    def remove(self, timeout_s: float = 10.0) -> None:
+        """Kill what is left in the group and remove it with what was made below it."""
         deadline = time.monotonic() + timeout_s
-        for path in dict.fromkeys(base / PARENT / self.name for base in self.layout.bases.values()):
+        for path in self._places():
             while not _rmdir(path):
                 if time.monotonic() > deadline:
-                    raise DeadlinePassed("cannot remove the cgroup", str(path), "it still has processes")
-                time.sleep(0.001)
+                    raise DeadlinePassed("cannot remove the cgroup", path, "it still has processes")
+                self.kill(timeout_s)
 
 
-def _rmdir(path: Path) -> bool:
+def _rmdir(path: str) -> bool:
     try:
         os.rmdir(path)
     except FileNotFoundError:
@@ -328,48 +336,46 @@ def _rmdir(path: Path) -> bool:
     return True
 
 
-def _children(path: Path) -> list[Path]:
+def _children(path: str) -> list[str]:
     try:
-        return [Path(one.path) for one in os.scandir(path) if one.is_dir(follow_symlinks=False)]
+        return [one.path for one in os.scandir(path) if one.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
 
 
-def _tree_pids(path: Path) -> list[int]:
+def _tree_pids(path: str) -> list[int]:
     try:
-        own = [int(word) for word in _read(path / "cgroup.procs").split()]
+        own = [int(word) for word in _read(f"{path}/cgroup.procs").split()]
     except OSError:
         return []
     return own + [pid for child in _children(path) for pid in _tree_pids(child)]
 
 
-def _inherit_cpuset(path: Path) -> None:
+def _inherit_cpuset(path: str) -> None:
     # An empty v1 cpuset takes no process: ENOSPC (cgroup-v1/cpusets.rst).
     for file in ("cpuset.cpus", "cpuset.mems"):
-        if not _read(path / file).strip():
-            _write(path / file, _read(path.parent / file).strip())
+        if not _read(f"{path}/{file}").strip():
+            _write(f"{path}/{file}", _read(f"{os.path.dirname(path)}/{file}").strip())
 
 
-def _enable_controllers(path: Path) -> None:
-    for name in (path / "cgroup.controllers").read_text().split():
+def _enable_controllers(path: str) -> None:
+    for name in _read(f"{path}/cgroup.controllers").split():
         try:
-            _write(path / "cgroup.subtree_control", f"+{name}")
+            _write(f"{path}/cgroup.subtree_control", f"+{name}")
         except OSError:
             pass  # told later, by the limit that cannot be set
 
 
-def _limit_failed(one: Setting, directory: Path, error: OSError) -> Failure:
+def _limit_failed(one: Setting, directory: str, error: OSError) -> Failure:
     what = f"cannot set the limit {one.file} = {one.value}"
     if error.errno == errno.ENOENT:
-        return HostUnfit(what, str(directory), "this kernel has no such control", "leave the limit out")
+        return HostUnfit(what, directory, "this kernel has no such control", "leave the limit out")
     if error.errno == errno.EBUSY and "memory" in one.file:
-        return Failure(
-            what, str(directory), "more is in use already", "stop the container first, or ask for more"
-        )
-    return from_os_error(what, error, str(directory))
+        return Failure(what, directory, "more is in use already", "stop the container first, or ask for more")
+    return from_os_error(what, error, directory)
 
 
-def _write(path: Path, value: str) -> None:
+def _write(path: str, value: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode())
@@ -377,7 +383,7 @@ def _write(path: Path, value: str) -> None:
         os.close(fd)
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         chunks = []

@@ -1,0 +1,143 @@
+"""A container in the foreground: it lives no longer than the process that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from containers import launch, runtime
+from host.edges import Edges
+from host.stdio import Stdio
+
+if TYPE_CHECKING:
+    from containers.container import Container
+    from containers.terminal import Wish
+
+# Signals that a person or a supervisor sends to the command through us; the rest is ours.
+PROXIED = frozenset(
+    (
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGTERM,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGCONT,
+    )
+)
+_IMPATIENCE = 3
+
+
+def run(container: Container, stdio: Stdio, edges: Edges) -> int:
+    """Start, wait, clean: see Container.run."""
+    ready = container.launch(terminal=stdio if stdio.tty else None)
+    container.make_folders()
+    container.make_etc()
+    edges.mark("t1")
+    supervise = on_terminal if stdio.tty else plain
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PROXIED | {signal.SIGCHLD})
+    try:
+        status = supervise(ready, stdio, edges, container.before_go)
+    except launch.CannotExecute as error:
+        os.write(stdio.stderr, f"vmm: {error}\n".encode())
+        status = error.exit_status
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        container.clean()
+        runtime.forget(container.run_dir)
+        edges.mark("t9")
+    return status
+
+
+def plain(ready: launch.Launch, stdio: Stdio, edges: Edges, before_go: Callable[[int], None]) -> int:
+    """Start with the caller's own descriptors, and wait; without `interactive` stdin is /dev/null."""
+    null = -1 if stdio.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        streams = launch.Streams((null if null >= 0 else stdio.stdin, stdio.stdout, stdio.stderr))
+        pid = launch.start(ready, streams, edges, before_go)
+    finally:
+        runtime.close_all([null])
+    return watch(pid)
+
+
+def wish(stdio: Stdio, uid: int, console: bool) -> Wish:
+    """The terminal to make inside: as large as the user's own."""
+    from containers.terminal import Wish, size_of
+
+    return Wish(*size_of(stdio.stdin), uid, console)
+
+
+def watch(pid: int) -> int:
+    """Wait for a child and pass signals on to it; they are blocked, so none is lost and none interrupts."""
+    patience = Patience(pid)
+    try:
+        while True:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return exit_status(status)
+            number = signal.sigwait(PROXIED | {signal.SIGCHLD})
+            if number != signal.SIGCHLD:
+                patience.forward(number)
+    except BaseException:
+        launch.put_down(pid)
+        raise
+
+
+def exit_status(wait_status: int) -> int:
+    """The status as a shell gives it: 128 + n for signal n."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    return 128 - code if code < 0 else code
+
+
+class Patience:
+    """Signals for the command; pid 1 of a namespace ignores what it does not handle, so the third time means it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.asked = pid, 0
+
+    def forward(self, number: int) -> None:
+        """Pass one signal on."""
+        self.asked += number in (signal.SIGINT, signal.SIGTERM)
+        os.kill(self.pid, signal.SIGKILL if self.asked >= _IMPATIENCE else number)
+
+
+def on_terminal(ready: launch.Launch, stdio: Stdio, edges: Edges, before_go: Callable[[int], None]) -> int:
+    """Start on a terminal of its own, and carry it until the command ends."""
+    import socket
+
+    ours, childs = socket.socketpair()
+    with ours:
+        with childs:
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                streams = launch.Streams((null, null, null), master_to=childs)
+                pid = launch.start(ready, streams, edges, before_go)
+            finally:
+                os.close(null)
+        master = socket.recv_fds(ours, 1, 1)[1][0]
+    return relay(pid, stdio, master)
+
+
+def relay(pid: int, stdio: Stdio, master: int) -> int:
+    """Carry the terminal of a child until it ends; its exit status."""
+    from containers.terminal import Relay
+
+    ends: list[int] = []
+
+    def ended() -> bool:
+        if not ends:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            ends.extend([exit_status(status)] if done else [])
+        return bool(ends)
+
+    try:
+        Relay(stdio.stdin, stdio.stdout, master).carry(ended, Patience(pid).forward, PROXIED)
+        return ends[0]
+    except BaseException:
+        if not ends:
+            launch.put_down(pid)
+        raise
+    finally:
+        os.close(master)

@@ -1,0 +1,114 @@
+"""What dies with the host's boot: the run directory of a container, and whether its first process still lives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Init(NamedTuple):
+    """The container's first process: a pid means it only together with its start time (pids are reused)."""
+
+    pid: int
+    start_ticks: int
+    started_unix_ns: int
+
+
+def record(run: Path, pid: int) -> None:
+    """Write down the first process. The child still waits at its gate: nothing can run that nobody knows of."""
+    data = f"{pid} {start_ticks(pid)} {time.time_ns()}\n".encode()
+    try:
+        fd = os.open(run / "pid", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError:
+        run.mkdir(parents=True, exist_ok=True)
+        fd = os.open(run / "pid", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def recorded(run: Path) -> Init | None:
+    """The first process as written down, alive or not; None where nothing (whole) was."""
+    try:
+        words = (run / "pid").read_text().split()
+        return Init(int(words[0]), int(words[1]), int(words[2]))
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def living(run: Path) -> Init | None:
+    """The first process if it still runs; a zombie that its parent has yet to reap does not."""
+    init = recorded(run)
+    if init is None or start_ticks(init.pid) != init.start_ticks:
+        return None
+    return init
+
+
+def start_ticks(pid: int) -> int:
+    """Field 22 of /proc/PID/stat (proc(5)); 0 for a process that is gone or a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def status(run: Path) -> int | None:
+    """The exit status that the helper wrote; None where nobody saw the end."""
+    try:
+        with open(run / "status", "rb") as file:
+            words = file.read(64).split()
+    except OSError:
+        return None
+    if len(words) >= 2 and words[0] == b"exit" and words[1].isdigit():
+        return int(words[1]) & 0xFF
+    return None
+
+
+def write_status(run: Path, status: int) -> None:
+    """Note an exit status that we saw or caused ourselves."""
+    (run / "status").write_bytes(b"exit %d\n" % status)
+
+
+def make_fifo(path: Path) -> int:
+    """A FIFO opened for reading and writing: no reader's death is ever felt, no end of file is ever seen (fifo(7))."""
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(path, 0o600)
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
+def close_all(fds: Sequence[int]) -> None:
+    """Close each descriptor of ours that is open (not -1)."""
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory with all that is in it, following no link; harmless where it is not."""
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(entry.path)
+                else:
+                    os.unlink(entry.path)
+        os.rmdir(path)
+    except FileNotFoundError:
+        pass
+    except PermissionError:
+        if os.geteuid() == 0 or os.access(path, os.W_OK | os.X_OK | os.R_OK):
+            raise
+        os.chmod(path, 0o700)  # overlayfs makes work/work with mode 0
+        remove_tree(path)
+
+
+def forget(run: Path) -> None:
+    """Remove the run directory."""
+    remove_tree(str(run))

@@ -1,0 +1,89 @@
+"""User and group id maps of user namespaces: user_namespaces(7), subuid(5), newuidmap(1)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from host.errors import HostUnfit
+
+Range = tuple[int, int, int]
+
+
+class IdMaps(NamedTuple):
+    """Ranges of (id inside, id outside, count); `by_helper` where only newuidmap may write them."""
+
+    uids: tuple[Range, ...]
+    gids: tuple[Range, ...]
+    by_helper: bool = False
+
+    def whole(self) -> bool:
+        """Whether more than one id exists inside, so that setgroups and other users work."""
+        return sum(count for _, _, count in self.uids) > 1
+
+
+def of_user() -> IdMaps:
+    """Root inside is this user; the rest is its subordinate range, where /etc/subuid and newuidmap give one."""
+    import shutil
+
+    uid, gid = os.geteuid(), os.getegid()
+    uids, gids = _subordinate("/etc/subuid", uid), _subordinate("/etc/subgid", uid)
+    if uids and gids and shutil.which("newuidmap") and shutil.which("newgidmap"):
+        return IdMaps(((0, uid, 1), (1, *uids)), ((0, gid, 1), (1, *gids)), by_helper=True)
+    return IdMaps(((0, uid, 1),), ((0, gid, 1),))
+
+
+def _subordinate(file: str, uid: int) -> tuple[int, int] | None:
+    import pwd
+
+    try:
+        names = {str(uid), pwd.getpwuid(uid).pw_name}
+    except KeyError:
+        names = {str(uid)}
+    try:
+        lines = Path(file).read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, rest = line.partition(":")
+        first, _, count = rest.partition(":")
+        if name in names and first.isdigit() and count.isdigit():
+            return int(first), int(count)
+    return None
+
+
+def write(pid: int, maps: IdMaps) -> None:
+    """Give the maps to the user namespace of a process that waits for them.
+
+    Raises HostUnfit where the kernel or newuidmap refuses.
+    """
+    if maps.by_helper:
+        from host import commands
+
+        for program, ranges in (("newuidmap", maps.uids), ("newgidmap", maps.gids)):
+            words = [str(number) for one in ranges for number in one]
+            commands.run([program, str(pid), *words], "cannot map the user ids", timeout_s=10)
+        return
+    try:
+        if (
+            os.geteuid() != 0
+        ):  # user_namespaces(7): without privilege outside, setgroups must be given up first
+            _put(pid, "setgroups", "deny")
+        _put(pid, "uid_map", _lines(maps.uids))
+        _put(pid, "gid_map", _lines(maps.gids))
+    except OSError as error:
+        hint = "sysctl kernel.unprivileged_userns_clone=1 (or kernel.apparmor_restrict_unprivileged_userns=0)"
+        raise HostUnfit("cannot map the user ids", str(pid), os.strerror(error.errno or 0), hint) from None
+
+
+def _lines(ranges: tuple[Range, ...]) -> str:
+    return "\n".join(f"{inside} {outside} {count}" for inside, outside, count in ranges)
+
+
+def _put(pid: int, file: str, text: str) -> None:
+    fd = os.open(f"/proc/{pid}/{file}", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
