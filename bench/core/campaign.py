@@ -171,7 +171,15 @@ class Campaign:
             for parts in ran.parts:
                 self._save(turn, parts, ran.began_unix_s, warned)
             self.progress.done(self.samples[-1], ran.took_s)
+            if ran.is_broken:
+                self._recover(turn.cell.target)
             before = noise.read()
+
+    def _recover(self, name: str) -> None:
+        """A worker was killed in the middle: let its target clean up, and make it ready anew."""
+        self._clean(name)
+        for key in [key for key in self._prepared if key[0] == name]:
+            del self._prepared[key]
 
     def _prepare(self, cell: Cell) -> Parts | None:
         """Make the target ready for the cell once; a failure is kept and stands for every run of the cell."""
@@ -180,9 +188,11 @@ class Campaign:
             try:
                 self.targets[cell.target].prepare(cell)
                 self._prepared[key] = None
-            except Failure as error:
-                words = f"cannot prepare: {error}"
-                self._prepared[key] = Parts("failed", error=words, hint=error.hint or None)
+            except Exception as error:  # a target's fault is its own result, never the campaign's end
+                words = (
+                    f"cannot prepare: {error}" if isinstance(error, Failure) else f"cannot prepare: {error!r}"
+                )
+                self._prepared[key] = Parts("failed", error=words, hint=getattr(error, "hint", None) or None)
                 self.progress.note(f"{cell.key}: {words}")
         return self._prepared[key]
 
@@ -225,15 +235,18 @@ class Campaign:
 
     def _end(self, outcome: str) -> None:
         """Clean every target up, whatever the others do; then say how it ended."""
-        for name in {key[0] for key in self._prepared}:
-            try:
-                self.targets[name].cleanup()
-            except (Failure, OSError) as error:
-                self.progress.note(f"{name}: cannot clean up: {error}")
+        for name in dict.fromkeys(key[0] for key in self._prepared):
+            self._clean(name)
         strays = leaks.end_strays(frozenset())
         self._litter += [("campaign", 0, one) for one in strays]
         self.progress.end()
         self._describe(outcome)
+
+    def _clean(self, name: str) -> None:
+        try:
+            self.targets[name].cleanup()
+        except Exception as error:  # the next one must still be cleaned
+            self.progress.note(f"{name}: cannot clean up: {error!r}")
 
     def litter(self) -> list[dict[str, Any]]:
         """What runs left behind and is still there, and the processes that had to be killed."""

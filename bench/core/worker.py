@@ -36,6 +36,7 @@ class Ran(NamedTuple):
     began_unix_s: float
     took_s: float
     is_last: bool
+    is_broken: bool = False
 
 
 class _Gone(Exception):
@@ -61,7 +62,7 @@ def runs(job: Job, count: int, deadline_s: float, grace_s: float = GRACE_S) -> I
             took_s, is_last = time.monotonic() - began_s, worker.is_broken or left == 0
             if is_last:
                 worker.stop(grace_s)  # before its last run is told, so that the caller sees what it left
-            yield Ran(parts, began_unix_s, took_s, is_last)
+            yield Ran(parts, began_unix_s, took_s, is_last, worker.is_broken)
             if is_last:
                 return
     finally:

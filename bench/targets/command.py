@@ -47,7 +47,7 @@ def timed(argv: Sequence[str], cell: Cell, edges: Edges, env: Env = None, root: 
     edges.mark("t0")
     edges.mark("t2")
     with _spawned(argv, env or ENV, root) as (pid, out_fd, err_fd):
-        said = _heard(out_fd, err_fd, edges, time.monotonic() + cell.deadline_s)
+        said = heard(out_fd, err_fd, edges, time.monotonic() + cell.deadline_s)
         _, raw = os.waitpid(pid, 0)
         edges.mark("t9")
     return parts(Spoken(*said, os.waitstatus_to_exitcode(raw)), cell, edges)
@@ -94,12 +94,12 @@ def _spawned(argv: Sequence[str], env: Mapping[str, str], root: str | None) -> I
         yield pid, out_fd, err_fd
     finally:
         if pid:
-            _end(pid)
+            end(pid)
         for fd in fds:
             os.close(fd)
 
 
-def _end(pid: int, grace_s: float = 3.0) -> None:
+def end(pid: int, grace_s: float = 3.0) -> None:
     """Ask the program to end, then kill it and all below it; reaped when this returns."""
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
         if os.waitpid(pid, os.WNOHANG) != (0, 0):
@@ -115,7 +115,7 @@ def _end(pid: int, grace_s: float = 3.0) -> None:
         os.waitpid(pid, 0)
 
 
-def _heard(out_fd: int, err_fd: int, edges: Edges, until_s: float) -> tuple[bytes, bytes]:
+def heard(out_fd: int, err_fd: int, edges: Edges, until_s: float) -> tuple[bytes, bytes]:
     """All that is said until both pipes close; the first byte on stdout is t8. Raises DeadlinePassed."""
     said = {out_fd: b"", err_fd: b""}
     still = {out_fd, err_fd}

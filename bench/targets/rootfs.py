@@ -43,7 +43,7 @@ def mounted(image: str) -> Iterator[Path]:
     from instances import provision
 
     lowers = [str(_helper_layer()), *provision.lower_dirs(provision.image(image))]
-    with _scratch() as scratch:
+    with scratch_folder() as scratch:
         for name in ("upper", "work", "root"):
             (scratch / name).mkdir()
         root = str(scratch / "root").encode()
@@ -58,7 +58,7 @@ def mounted(image: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     """A directory that is locked while it is in use, so that `sweep` knows what a killed worker left."""
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=work_dir()))
     try:

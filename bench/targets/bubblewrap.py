@@ -1,0 +1,50 @@
+"""bubblewrap: a sandbox with every namespace unshared, no daemon, no image, no limits."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.core import facts
+from bench.core.target import Cell, Held, Parts, Unavailable
+from bench.targets import command, rootfs
+from bench.targets.process import Idle, Process
+from host.edges import Edges
+
+
+class Bubblewrap(Process):
+    """`bwrap --bind ROOT / --proc /proc --dev /dev --unshare-all`; ROOT is mounted before t0."""
+
+    name = "bubblewrap"
+
+    def why_unavailable(self) -> Unavailable | None:
+        """The program, and root for the overlay that it is given as its root directory."""
+        if shutil.which("bwrap") is None:
+            return Unavailable("bubblewrap is not installed", "make peers")
+        return super().why_unavailable()
+
+    def run_once(self, cell: Cell) -> Parts:
+        """One sandbox from spawn to end."""
+        with rootfs.mounted(cell.image) as root:
+            return command.timed(_argv(root, cell.command), cell, Edges())
+
+    @contextmanager
+    def hold(self, cell: Cell) -> Iterator[Held]:
+        """A sandbox whose command sleeps."""
+        with (
+            rootfs.mounted(cell.image) as root,
+            command.running(_argv(root, command.IDLE), cell.deadline_s) as pid,
+        ):
+            yield Idle(pid)
+
+    def versions(self) -> dict[str, str]:
+        """bwrap's."""
+        return {"bubblewrap": facts.version_of("bubblewrap")}
+
+
+def _argv(root: Path, inside: tuple[str, ...]) -> list[str]:
+    words = ["bwrap", "--bind", str(root), "/", "--proc", "/proc", "--dev", "/dev", "--unshare-all",
+             "--die-with-parent"]  # fmt: skip
+    return [*words, *command.under_init(inside)]

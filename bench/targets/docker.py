@@ -1,0 +1,243 @@
+"""docker: a daemon of our own in its own network, mount and pid namespaces, so that the host sees none of it.
+
+One signal ends it with all its containers: the pid namespace dies with its first process (pid_namespaces(7)).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.core import facts, idle, worker
+from bench.core.target import MARKER, Cell, Held, Parts, Unavailable
+from bench.targets import cgroups, command, disk_use, rootfs
+from host import commands, paths
+from host.edges import Edges
+from host.errors import CommandFailed, DeadlinePassed, Failure
+from host.linux import syscalls
+
+CGROUP_PARENT = "vmm-bench-docker"
+UP_S = 40.0
+
+
+class DockerHeld:
+    """A detached container: its own processes and its shim; the daemon is told apart."""
+
+    accelerator: str | None = None
+
+    def __init__(self, daemon: int, container: str, pid: int) -> None:
+        self._daemon, self._container, self._pid = daemon, container, pid
+
+    def pids(self) -> set[int]:
+        """The shim that has the container's id in its command line, and all below."""
+        for pid in idle.descendants(self._daemon):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"containerd-shim" in words and self._container.encode() in words:
+                    return idle.descendants(pid)
+        return set()
+
+    def cgroups(self) -> tuple[str, ...]:
+        """The container's memory cgroup."""
+        found = sorted(self.pids())
+        return cgroups.memory_of(found[-1]) if found else ()
+
+    def guest_values(self) -> dict[str, float]:
+        """The daemons serve all containers: their share is told apart."""
+        everyone = idle.descendants(self._daemon)
+        names = {pid: _comm(pid) for pid in everyone}
+        daemons = [pid for pid, name in names.items() if name in ("dockerd", "containerd")]
+        return {"daemon_pss_bytes": idle.processes(daemons)["pss_bytes"]}
+
+
+class Docker:
+    """`docker run --rm --network none` of the image, imported from the same files."""
+
+    name = "docker"
+
+    def __init__(self) -> None:
+        self._daemon: subprocess.Popen[bytes] | None = None
+        self._folder: Path | None = None
+        self._held = contextlib.ExitStack()
+        self._images: set[str] = set()
+
+    def why_unavailable(self) -> Unavailable | None:
+        """Client, daemon, and root."""
+        gone = [name for name in ("docker", "dockerd", "containerd", "runc") if shutil.which(name) is None]
+        if gone:
+            return Unavailable(f"not installed: {', '.join(gone)}", "make peers")
+        return None if os.geteuid() == 0 else Unavailable("dockerd needs root", "run it with sudo")
+
+    def prepare(self, cell: Cell) -> None:
+        """Start the daemon, and import the image's files with the guest helper among them."""
+        rootfs.sweep()
+        rootfs.prepare(cell.image)
+        if self._daemon is None:
+            self._start()
+        if cell.image not in self._images:
+            for ran in worker.runs(lambda: self._import(cell.image), 1, 180.0):
+                if ran.parts[0].status != "ok":
+                    raise Failure("cannot import the image into docker", cell.image, ran.parts[0].error or "")
+            self._images.add(cell.image)
+
+    # -- the daemon ----------------------------------------------------------------------------------------
+
+    @property
+    def _socket(self) -> str:
+        return f"unix://{paths.run_dir()}/docker.sock"
+
+    def _start(self) -> None:
+        folder = self._folder = self._held.enter_context(rootfs.scratch_folder())
+        run = paths.ensure(paths.run_dir())
+        words = (
+            f"ip link set lo up; exec dockerd --data-root {folder}/data --exec-root {run}/docker-exec"
+            f" -H {self._socket} --pidfile {run}/docker.pid --exec-opt native.cgroupdriver=cgroupfs"
+            f" --cgroup-parent /{CGROUP_PARENT} -s overlay2"
+        )
+        argv = [
+            "unshare",
+            "--net",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            words,
+        ]
+        with open(folder / "log", "wb") as log:
+            self._daemon = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread runs in a campaign
+            )  # fmt: skip
+        until_s = time.monotonic() + UP_S
+        while not self._answers():
+            if time.monotonic() > until_s or self._daemon.poll() is not None:
+                tail = (folder / "log").read_text(errors="replace")[-600:]
+                self._stop()
+                raise DeadlinePassed("dockerd did not come up", why=tail)
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        argv = ["docker", "-H", self._socket, "version"]
+        return subprocess.run(argv, capture_output=True, timeout=20, check=False).returncode == 0
+
+    def _stop(self) -> None:
+        if self._daemon is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._daemon.pid, signal.SIGKILL)  # --kill-child: the namespace goes with it
+            self._daemon.wait()
+        if self._folder is not None:
+            _remove_tree(self._folder / "data")
+        self._held.close()
+        for name in ("docker.sock", "docker.pid"):
+            (paths.run_dir() / name).unlink(missing_ok=True)
+        shutil.rmtree(paths.run_dir() / "docker-exec", ignore_errors=True)
+        cgroups.remove(CGROUP_PARENT)
+        self._daemon = self._folder = None
+        self._images.clear()
+
+    def _docker(self, *words: str, timeout_s: float = 60.0) -> str:
+        argv = ["docker", "-H", self._socket, *words]
+        return commands.run(argv, f"cannot docker {words[0]}", timeout_s=timeout_s).decode().strip()
+
+    def _import(self, image: str) -> Parts:
+        """Runs in a worker: the root directory is mounted in a mount namespace of its own."""
+        with rootfs.mounted(image) as root:
+            tar = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
+            try:
+                argv = ["docker", "-H", self._socket, "import", "-", _reference(image)]
+                done = subprocess.run(argv, stdin=tar.stdout, capture_output=True, timeout=170, check=False)
+            finally:
+                tar.kill()
+                tar.wait()
+        if done.returncode:
+            raise CommandFailed("cannot import", argv, done.returncode, done.stderr.decode(errors="replace"))
+        return Parts()
+
+    # -- what is measured ----------------------------------------------------------------------------------
+
+    def run_once(self, cell: Cell) -> Parts:
+        """`docker run --rm`, the client's start included, as one types it."""
+        argv = ["docker", "-H", self._socket, "run", "--rm", *_limits(cell), _reference(cell.image)]
+        return command.timed([*argv, *command.under_init(cell.command)], cell, Edges())
+
+    @contextmanager
+    def hold(self, cell: Cell) -> Iterator[Held]:
+        """`docker run -d`, up when its log has the marker."""
+        assert self._daemon is not None
+        words = ["run", "-d", *_limits(cell), _reference(cell.image), *command.under_init(command.IDLE)]
+        container = self._docker(*words)
+        try:
+            until_s = time.monotonic() + cell.deadline_s
+            while MARKER not in self._docker("logs", container):
+                if time.monotonic() > until_s:
+                    raise DeadlinePassed("the container did not come up")
+                time.sleep(0.05)
+            yield DockerHeld(self._daemon.pid, container, 0)
+        finally:
+            self._docker("rm", "-f", container)
+
+    def disk(self, cell: Cell) -> Parts:
+        """The directories that `docker create` adds under the data root."""
+        assert self._folder is not None
+        parents = [
+            self._folder / "data" / name
+            for name in ("overlay2", "containers", "image/overlay2/layerdb/mounts")
+        ]
+        before = {child for parent in parents for child in _children(parent)}
+        container = self._docker("create", *_limits(cell), _reference(cell.image), "/bin/true")
+        try:
+            return Parts(values=disk_use.of(child for parent in parents for child in _children(parent)
+                                            if child not in before))  # fmt: skip
+        finally:
+            self._docker("rm", "-f", container)
+
+    def cleanup(self) -> None:
+        """End the daemon and delete all that it had."""
+        self._stop()
+        rootfs.sweep()
+
+    def versions(self) -> dict[str, str]:
+        """docker's and runc's."""
+        return {"docker": facts.version_of("docker"), "runc": facts.version_of("runc")}
+
+
+def _limits(cell: Cell) -> list[str]:
+    return ["--network", str(cell.param("network", "none")), "--memory", str(cell.param("memory", "256M"))]
+
+
+def _reference(image: str) -> str:
+    # docker's names have no capitals, and at least two characters
+    return f"vmm-bench-{image.replace(':', '-').lower()}"
+
+
+def _children(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _comm(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
+def _die_with_parent() -> None:
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _remove_tree(folder: Path) -> None:
+    """Delete the data root; its last mounts go when the kernel has ended the namespace, a moment later."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)

@@ -1,0 +1,342 @@
+"""What our own targets share: a start by `instances.runs` in a process of its own, heard from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from bench.core import idle
+from bench.core.target import MARKER, Cell, Held, Parts, Unavailable
+from bench.targets import command
+from host import paths
+from host.edges import Edges
+from host.errors import DeadlinePassed, Failure
+from host.sizes import parse_bytes
+from host.stdio import Stdio
+
+if TYPE_CHECKING:
+    from instances.registry import Instance
+    from instances.requests import RunRequest
+
+PREFIX = "bench"
+POLL_S = 0.02
+KNOCK_EVERY_S = 0.2
+
+
+class Ours:
+    """One of our kinds (`ct`, `vm`), by one driver."""
+
+    name = ""
+    kind = ""
+    driver: str | None = None
+    init = False
+
+    def __init__(self) -> None:
+        self._accelerator: str | None = None
+
+    def why_unavailable(self) -> Unavailable | None:
+        """Always there; the kinds say more."""
+        return None
+
+    def prepare(self, cell: Cell) -> None:
+        """Have the image and all that a start needs at hand, so that no run makes it; nothing old is left."""
+        from instances import kinds, provision, runs, wiring
+
+        self._remove_strays()
+        image = provision.image(cell.image)
+        outlined = kinds.backend(wiring.outline(self.request(cell), image))
+        self._accelerator = outlined.accelerator() if hasattr(outlined, "accelerator") else None
+        # One made and removed: kernel, initrd and base disk are in their caches from here on.
+        runs.remove(runs.create(self.request(cell)), force=True)
+
+    def request(self, cell: Cell) -> RunRequest:
+        """The words of `vmm run` for this cell."""
+        from instances.requests import Port, RunRequest
+
+        boots = cell.mode == "boot"
+        memory = cell.param("memory", "512M" if boots else "256M")
+        cpus = cell.param("cpus", 0)
+        return RunRequest(
+            image=cell.image,
+            command=("/sbin/init",) if boots else cell.command,
+            kind=self.kind,
+            name=f"{PREFIX}-{os.getppid()}-{os.getpid()}-{cell.run}",
+            rm=True,
+            memory_bytes=parse_bytes(str(memory)),
+            cpus=float(cpus) if cpus else None,
+            network=None if boots else str(cell.param("network", "none")),
+            ports=(Port(0, 22),) if boots else (),
+            init=self.init,
+            driver=self.driver,
+            boot=cell.param("boot", "") or None,
+        )
+
+    def run_once(self, cell: Cell) -> Parts:
+        """Command mode: request to the end of the command. Boot mode: request to sshd's first byte."""
+        if cell.mode == "boot":
+            return self._booted(cell)
+        parts = called(lambda stdio, edges: self._run(cell, stdio, edges), cell)
+        return Parts(**{**vars(parts), "accelerator": self._accelerator})
+
+    def _run(self, cell: Cell, stdio: Stdio, edges: Edges) -> int:
+        from instances import runs
+
+        return runs.run(self.request(cell), stdio, edges)
+
+    def _booted(self, cell: Cell) -> Parts:
+        edges = Edges()
+        until_s = time.monotonic() + cell.deadline_s
+        with self._detached(self.request(cell), edges) as instance:
+            edges.mark("t8", _sshd_ns(instance, until_s))
+        edges.mark("t9")
+        return Parts(edges_ns=edges.since_ns(), accelerator=self._accelerator)
+
+    @contextmanager
+    def _detached(self, request: RunRequest, edges: Edges) -> Iterator[Instance]:
+        from instances import runs
+
+        instance = runs.run_detached(request, edges)
+        try:
+            yield instance
+        finally:
+            runs.remove(instance, force=True)
+
+    @contextmanager
+    def hold(self, cell: Cell) -> Iterator[Held]:
+        """A detached instance that has said its marker and sleeps (boot mode: whose sshd answers)."""
+        until_s = time.monotonic() + cell.deadline_s
+        request = self.request(cell)._replace(detach=True, rm=False)
+        if cell.mode != "boot":
+            request = request._replace(command=command.IDLE)
+        with self._detached(
+            request._replace(name=f"{request.name}-{time.monotonic_ns()}"), Edges()
+        ) as instance:
+            if cell.mode == "boot":
+                _sshd_ns(instance, until_s)
+            else:
+                _await_marker(instance, until_s)
+            yield OurHeld(instance, self._accelerator, request.memory_bytes or 0)
+
+    def disk(self, cell: Cell) -> Parts:
+        """What one instance, created but not started, adds on disk, after sync; and a start's writes."""
+        from bench.targets import disk_use
+        from instances import runs
+
+        request = self.request(cell)._replace(rm=False)
+        instance = runs.create(request, Edges())
+        try:
+            return Parts(values=disk_use.of([instance.folder]), accelerator=self._accelerator)
+        finally:
+            runs.remove(instance, force=True)
+
+    def cleanup(self) -> None:
+        """Remove every instance of this campaign, and of campaigns that are dead."""
+        self._remove_strays(everything=True)
+
+    def _remove_strays(self, everything: bool = False) -> None:
+        from instances import registry, runs
+
+        for instance in registry.every():
+            words = instance.name.split("-")
+            if words[0] != PREFIX or len(words) < 3 or instance.kind != self.kind:
+                continue
+            is_mine = words[1] == str(os.getpid())
+            if (is_mine and everything) or not os.path.exists(f"/proc/{words[1]}"):
+                with contextlib.suppress(Failure):
+                    runs.remove(instance, force=True)
+
+    def versions(self) -> dict[str, str]:
+        """The programs that take part."""
+        return {}
+
+
+class OurHeld:
+    """An idle instance of ours: what its backend's inspect() says."""
+
+    def __init__(self, instance: Instance, accelerator: str | None, configured_bytes: int) -> None:
+        self.instance, self.accelerator = instance, accelerator
+        self._configured_bytes = configured_bytes
+
+    def _inspected(self) -> dict[str, Any]:
+        from instances import kinds
+
+        return kinds.backend(self.instance).inspect()
+
+    def pids(self) -> set[int]:
+        """All host processes: those that inspect() names, and their descendants."""
+        told = self._inspected()
+        named = [told.get("pid"), told.get("supervisor_pid"), *told.get("pids", ())]
+        return {pid for one in named if one for pid in idle.descendants(int(one))}
+
+    def cgroups(self) -> tuple[str, ...]:
+        """The memory cgroups that inspect() names."""
+        found = self._inspected().get("cgroups", ())
+        folders = found.values() if isinstance(found, dict) else found
+        return tuple(str(folder) for folder in folders if os.path.exists(f"{folder}/memory.stat"))
+
+    def guest_values(self) -> dict[str, float]:
+        """What the guest's own kernel says of its memory; for a machine only."""
+        from instances.kinds import MACHINE
+
+        if self.instance.kind != MACHINE:
+            return {}
+        meminfo = _meminfo(_said_inside(self.instance, ("cat", "/proc/meminfo")))
+        used = meminfo.get("MemTotal", 0) - meminfo.get("MemAvailable", 0)
+        return {"configured_bytes": float(self._configured_bytes), "guest_used_bytes": float(used),
+                "guest_total_bytes": float(meminfo.get("MemTotal", 0))}  # fmt: skip
+
+
+def called(run: Callable[[Stdio, Edges], int], cell: Cell) -> Parts:
+    """Call `run` in a forked process with pipes as its stdio, as `vmm run` would.
+
+    t8 is our own stamp of its first byte, the other edges are the engine's.
+    """
+    out_fd, out_end = os.pipe2(os.O_CLOEXEC)
+    err_fd, err_end = os.pipe2(os.O_CLOEXEC)
+    told_fd, tell_fd = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        for fd in (out_fd, err_fd, told_fd):
+            os.close(fd)
+        _call(run, out_end, err_end, tell_fd)
+    for fd in (out_end, err_end, tell_fd):
+        os.close(fd)
+    edges = Edges()
+    try:
+        said = command.heard(out_fd, err_fd, edges, time.monotonic() + cell.deadline_s)
+        report = _report(told_fd)
+    finally:
+        command.end(pid)
+        for fd in (out_fd, err_fd, told_fd):
+            os.close(fd)
+    for edge, at_ns in report.get("stamps_ns", {}).items():
+        edges.mark(edge, at_ns)
+    if "t0" not in edges.stamps_ns:
+        return Parts(
+            "failed", error=report.get("error") or "the engine ended without a word", hint=report.get("hint")
+        )
+    made = command.parts(command.Spoken(*said, report.get("status", -1)), cell, edges)
+    if report.get("error"):
+        return Parts("failed", made.edges_ns, error=report["error"], hint=report.get("hint"))
+    return made
+
+
+def _call(run: Callable[[Stdio, Edges], int], out: int, err: int, tell_fd: int) -> None:
+    """The forked process's life."""
+    report: dict[str, Any] = {}
+    edges = Edges()
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        report["status"] = run(Stdio(0, out, err), edges)
+    except Failure as error:
+        report |= {"error": str(error), "hint": error.hint or None}
+    except BaseException as error:
+        report["error"] = repr(error)
+    finally:
+        report["stamps_ns"] = edges.stamps_ns
+        os.write(tell_fd, json.dumps(report).encode()[:65536])
+        os._exit(0)
+
+
+def _report(fd: int) -> dict[str, Any]:
+    data = os.read(fd, 1 << 16)
+    try:
+        report: dict[str, Any] = json.loads(data)
+    except ValueError:
+        return {"error": "the engine ended without a word"}
+    return report
+
+
+def _await_marker(instance: Instance, until_s: float) -> None:
+    """Wait until the instance's log holds the marker."""
+    while MARKER not in (said := _logged(instance)):
+        if time.monotonic() > until_s:
+            raise DeadlinePassed("the instance did not come up", why=f"its log says {said[-200:]!r}")
+        time.sleep(POLL_S)
+
+
+def _logged(instance: Instance) -> str:
+    from instances import kinds
+
+    return _through_file(lambda fd: kinds.backend(instance).logs(False, None, False, fd))
+
+
+def _said_inside(instance: Instance, argv: tuple[str, ...]) -> str:
+    from host.exec_request import ExecRequest
+    from instances import kinds
+
+    def run(fd: int) -> None:
+        null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            kinds.backend(instance).exec(ExecRequest(argv), Stdio(null_fd, fd, null_fd))
+        finally:
+            os.close(null_fd)
+
+    return _through_file(run)
+
+
+def _through_file(write: Callable[[int], object]) -> str:
+    fd = os.memfd_create("bench", os.MFD_CLOEXEC)
+    try:
+        write(fd)
+        return os.pread(fd, 1 << 20, 0).decode(errors="replace")
+    finally:
+        os.close(fd)
+
+
+def _meminfo(text: str) -> dict[str, int]:
+    found = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        if rest.split()[:1] and rest.split()[0].isdigit():
+            found[name] = int(rest.split()[0]) * 1024
+    return found
+
+
+def _sshd_ns(instance: Instance, until_s: float) -> int:
+    """When the first byte of sshd's banner came, in CLOCK_MONOTONIC nanoseconds.
+
+    User networking accepts a connection long before the guest does, so a new one knocks every 0.2 s and the
+    older ones stay open: the first byte on any of them is the answer.
+    """
+    from instances import runs
+
+    port = runs.ports(instance)[0]
+    knocks: list[socket.socket] = []
+    try:
+        while time.monotonic() < until_s:
+            knocks.append(socket.create_connection((port.host_ip, port.host_port), timeout=2))
+            next_s = time.monotonic() + KNOCK_EVERY_S
+            while (left_s := next_s - time.monotonic()) > 0:
+                for knock in select.select(knocks, [], [], left_s)[0]:
+                    if _answers(knock):
+                        return time.monotonic_ns()
+                    knocks.remove(knock)
+                    knock.close()
+    finally:
+        for knock in knocks:
+            knock.close()
+    raise DeadlinePassed("sshd did not answer", why=f"nothing came on port {port.host_port}")
+
+
+def _answers(knock: socket.socket) -> bool:
+    try:
+        return bool(knock.recv(1))
+    except OSError:
+        return False
+
+
+def home_is_writable() -> Unavailable | None:
+    """Why instances cannot be kept here."""
+    home = paths.home()
+    if os.access(home if home.exists() else home.parent, os.W_OK):
+        return None
+    return Unavailable(f"{home} is not writable", "set VMM_HOME to a folder of yours")
