@@ -136,6 +136,7 @@ class Container:
                 networking.detach(self.home, self.run_dir, self.folder.name, self.spec)
         finally:
             self.cgroup().remove()
+            runtime.reap(self.run_dir)
 
     def run(self, stdio: Stdio, edges: Edges) -> int:
         """Start in the foreground, pass stdio and signals, and return the command's status; nothing runs on.
@@ -173,6 +174,48 @@ class Container:
 
         return joining.run(self, request, stdio)
 
+    def start(self, edges: Edges) -> None:
+        """Start detached; returns once the command executes. CannotExecute carries 126 or 127."""
+        from containers import detached
+
+        detached.start(self, edges)
+
+    def stop(self, time_s: float) -> str:
+        """Ask it to end with its stop signal, SIGKILL after `time_s`; says why it took that, or ""."""
+        from containers import detached
+
+        return detached.stop(self, time_s)
+
+    def kill(self, signal: int) -> None:
+        """Send a signal to the command."""
+        from containers import detached
+
+        detached.kill(self, signal)
+
+    def pause(self) -> None:
+        """Freeze every process of it."""
+        if self.pid() is None:
+            raise WrongState("cannot pause", self.spec.name, "it is not running")
+        self.cgroup().freeze()
+
+    def resume(self) -> None:
+        """Let a paused one run on."""
+        if self.pid() is None:
+            raise WrongState("cannot resume", self.spec.name, "it is not running")
+        self.cgroup().thaw()
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """The exit status, once it ended; raises DeadlinePassed after `timeout_s`."""
+        from containers import detached
+
+        return detached.wait(self, timeout_s)
+
+    def logs(self, follow: bool, tail: int | None, timestamps: bool, out_fd: int) -> None:
+        """Write what it said to `out_fd`; with `follow` until its end."""
+        from containers import detached
+
+        detached.print_logs(self, follow, tail, timestamps, out_fd)
+
     def remove(self) -> None:
         """Remove the writable layer, the logs and every trace outside; the folder itself is the caller's.
 
@@ -181,8 +224,10 @@ class Container:
         if runtime.living(self.run_dir):
             raise WrongState("cannot remove", self.spec.name, "it is running", "vmm stop it first, or rm -f")
         self.clean()
-        for name in ("upper", "work", "merged", "log"):
+        for name in ("upper", "work", "merged"):
             runtime.remove_tree(str(self.folder / name))
+        for path in self.folder.glob("log*"):
+            path.unlink()
         runtime.forget(self.run_dir)
 
     def inspect(self) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def plan(spec: ContainerSpec, facts: Facts) -> Plan:
         ops=tuple(mounts.root(spec, host) + mounts.inside(spec, host)),
         late_ops=tuple(mounts.late(spec, host, _hierarchies(facts))),
         settings=tuple(cgroup.settings(facts.cgroup_layout.version, spec.limits)),
-        candidates=_candidates(spec.argv[0], env),
+        candidates=candidates(spec.argv[0], env),
         argv=_argv(spec, facts),
         env=env,
         identity=facts.identity,
@@ -93,7 +93,7 @@ def joining(
         ops=(),
         late_ops=(),
         settings=(),
-        candidates=_candidates(words.argv[0], env),
+        candidates=candidates(words.argv[0], env),
         argv=("vmm-guest", "exec", "--report-fd", "3", "--", *words.argv),
         env=env,
         identity=identity,
@@ -156,7 +156,7 @@ def _env(spec: ContainerSpec, identity: Identity) -> tuple[str, ...]:
     return tuple(f"{name}={value}" for name, value in values.items())
 
 
-def _candidates(command: str, env: Sequence[str]) -> tuple[str, ...]:
+def candidates(command: str, env: Sequence[str]) -> tuple[str, ...]:
     """The paths at which the command may be: execvp's search, done before the root changes."""
     if "/" in command:
         return (command,)

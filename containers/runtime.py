@@ -59,6 +59,16 @@ def start_ticks(pid: int) -> int:
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def reap(run: Path) -> None:
+    """Collect the first process where this very process started it: a zombie is nobody else's to take."""
+    init = recorded(run)
+    try:
+        if init and start_ticks(init.pid) == 0:
+            os.waitpid(init.pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
+
+
 def status(run: Path) -> int | None:
     """The exit status that the helper wrote; None where nobody saw the end."""
     try:

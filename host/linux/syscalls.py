@@ -81,6 +81,11 @@ _NR_PIDFD_SEND_SIGNAL = 424
 _NR_CLONE3 = 435
 _NR_OPENAT2 = 437
 
+# sys/inotify.h
+IN_MODIFY = 0x2
+IN_CREATE = 0x100
+IN_MOVED_TO = 0x80
+
 # sys/socket.h, net/if.h, linux/sockios.h
 _AF_INET = 2
 _SOCK_DGRAM = 2
@@ -124,6 +129,8 @@ _signal = _prototype("signal", c_int, c_void_p)
 _sigset = ctypes.create_string_buffer(128)
 _sigemptyset = _prototype("sigemptyset", c_char_p)
 _sigprocmask = _prototype("sigprocmask", c_int, c_char_p, c_char_p)
+_inotify_init1 = _prototype("inotify_init1", c_int)
+_inotify_add_watch = _prototype("inotify_add_watch", c_int, c_char_p, c_uint)
 _execveat = _prototype("execveat", c_int, c_char_p, c_void_p, c_void_p, c_int)
 
 
@@ -295,3 +302,15 @@ def default_signals() -> None:
         _signal(number, None)
     _sigemptyset(_sigset)
     _sigprocmask(2, _sigset, None)
+
+
+def inotify(path: bytes, mask: int) -> int:
+    """A descriptor that becomes readable when `path` changes: inotify_init1(2), inotify_add_watch(2)."""
+    fd: int = _inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+    if fd < 0:
+        raise _failed()
+    if _inotify_add_watch(fd, path, mask) < 0:
+        error = _failed(path)
+        os.close(fd)
+        raise error
+    return fd

@@ -1,0 +1,274 @@
+"""A container that nobody holds by the hand: it survives who started it and who supervises it.
+
+Its pid 1 is the C helper: it holds the terminal and writes the exit status. Output goes into FIFOs that the
+container itself holds open for reading and writing, so that no reader's death is ever felt; the supervisor of the
+home reads them into the log.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from containers import launch, logs, restarts, runtime
+from host import records
+from host.edges import Edges
+from host.errors import DeadlinePassed, Failure, WrongState
+from host.stdio import Stdio
+
+if TYPE_CHECKING:
+    from containers.container import Container
+
+_FOLLOW_PAUSE_MS = 500  # an upper bound only: inotify wakes earlier
+
+
+def start(container: Container, edges: Edges) -> None:
+    """Start detached; returns once the command executes. Raises what the start met, with nothing left of it."""
+    container.refuse_running()
+    runtime.forget(container.run_dir)
+    container.run_dir.mkdir(parents=True, mode=0o700)
+    try:
+        _start(container, container.run_dir, edges)
+    except BaseException:
+        container.clean()
+        runtime.forget(container.run_dir)
+        raise
+    summon_supervisor(container.home, container.run_dir.parent)
+
+
+def restart(container: Container, edges: Edges) -> None:
+    """Start again what ended, for the supervisor: the run directory's notes stay."""
+    for name in ("pid", "status"):
+        (container.run_dir / name).unlink(missing_ok=True)
+    try:
+        _start(container, container.run_dir, edges)
+    except BaseException:
+        container.clean()
+        raise
+
+
+def _start(container: Container, run: Path, edges: Edges) -> None:
+    spec = container.spec
+    container.make_folders()
+    container.make_etc()
+    ready = container.launch("hold", terminal=_NO_TERMINAL if spec.tty else None)
+    edges.mark("t1")
+    fds: list[int] = []
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    try:
+        fds.append(os.open(run / "status", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+        fds.append(_stdin(run, spec.interactive))
+        fds.append(runtime.make_fifo(run / "stdout"))
+        fds.append(fds[-1] if spec.tty else runtime.make_fifo(run / "stderr"))
+        streams = launch.Streams((fds[1], fds[2], fds[3]), status=fds[0])
+        launch.start(ready, streams, edges, container.before_go, death_signal=0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        runtime.close_all(list(dict.fromkeys(fds)))
+
+
+_NO_TERMINAL = Stdio(-1, -1, -1, tty=True)
+
+
+def _stdin(run: Path, interactive: bool) -> int:
+    if interactive:
+        return runtime.make_fifo(run / "stdin")
+    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def summon_supervisor(home: Path, base: Path) -> None:
+    """Ring the supervisor of the home, and start one where there is none. Never waits for it."""
+    try:
+        bell = os.open(base / "supervisor.bell", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.write(bell, b"!")
+        finally:
+            os.close(bell)
+    except OSError:
+        pass  # no FIFO, nobody behind it, or full of rings: the lock tells
+    try:
+        with records.lock(base / "supervisor.lock", wait_s=0):
+            pass
+    except DeadlinePassed:
+        return  # it lives; on its way out it looks once more after letting go of the lock
+    argv = [sys.executable, "-m", "containers.supervisor", str(home), str(base)]
+    null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)
+    actions = [null, (os.POSIX_SPAWN_DUP2, 0, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
+    os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True)
+
+
+def pidfd(container: Container) -> int | None:
+    """A pidfd of the living first process; None where there is none."""
+    init = runtime.living(container.run_dir)
+    if init is None:
+        return None
+    try:
+        fd = os.pidfd_open(init.pid)
+    except ProcessLookupError:
+        return None
+    if runtime.start_ticks(init.pid) != init.start_ticks:
+        os.close(fd)
+        return None
+    return fd
+
+
+def end(container: Container) -> None:
+    """SIGKILL to everything in the container, a frozen one too; its status is then ours to tell."""
+    init = runtime.living(container.run_dir)
+    if init is None:
+        return
+    if container.status() is None:
+        runtime.write_status(container.run_dir, 128 + signal.SIGKILL)  # the helper dies and cannot tell
+    try:
+        os.kill(init.pid, signal.SIGKILL)  # pid 1 takes its namespace with it
+    except ProcessLookupError:
+        pass
+    if container.cgroup().frozen():
+        container.cgroup().thaw()
+
+
+def wait_gone(container: Container, timeout_s: float | None) -> bool:
+    """Wait for the end of the first process; False where it still ran after `timeout_s`."""
+    fd = pidfd(container)
+    if fd is None:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(None if timeout_s is None else max(0, timeout_s * 1000)))
+    finally:
+        os.close(fd)
+
+
+def wait(container: Container, timeout_s: float | None) -> int:
+    """The exit status once it ended. Raises DeadlinePassed, and Failure where nobody saw the status."""
+    if container.state() == "created":
+        raise WrongState("cannot wait for", container.spec.name, "it was never started", "vmm start it first")
+    if not wait_gone(container, timeout_s):
+        raise DeadlinePassed("cannot wait for", container.spec.name, f"it still runs after {timeout_s:g} s")
+    status = container.status()
+    if status is None:
+        raise Failure(
+            "cannot tell the exit status of", container.spec.name, "nobody saw its end: exited (unknown)"
+        )
+    return status
+
+
+def kill(container: Container, number: int) -> None:
+    """Send a signal to the command; SIGKILL ends every process, a frozen one too."""
+    init = runtime.living(container.run_dir)
+    if init is None:
+        raise WrongState("cannot signal", container.spec.name, "it is not running")
+    if number != signal.SIGKILL:
+        os.kill(init.pid, number)
+        return
+    restarts.mark_stopped(container)
+    end(container)
+
+
+def stop(container: Container, time_s: float) -> str:
+    """Ask it to end, and kill it after `time_s`; the answer says why asking was not enough, or is empty."""
+    if runtime.living(container.run_dir) is None:
+        container.clean()
+        return ""
+    if container.cgroup().frozen():
+        container.cgroup().thaw()
+    restarts.mark_stopped(container)
+    name = container.spec.stop_signal.upper().removeprefix("SIG")
+    number = int(name) if name.isdigit() else signal.Signals[f"SIG{name}"]
+    kill(container, number)
+    why = ""
+    if not wait_gone(container, time_s):
+        why = _why_not_gone(container, number, time_s)
+        if runtime.living(container.run_dir):
+            kill(container, signal.SIGKILL)
+        if not wait_gone(container, 10):
+            raise DeadlinePassed("cannot stop", container.spec.name, "it lives 10 s after SIGKILL (state D?)")
+    container.clean()
+    return why
+
+
+def _why_not_gone(container: Container, number: int, time_s: float) -> str:
+    init = runtime.living(container.run_dir)
+    if init is None:
+        return ""
+    pid = _command_pid(init.pid)
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ""
+    fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    bit, name = 1 << (number - 1), signal.Signals(number).name
+    if int(fields["SigIgn"], 16) & bit:
+        reason = f"ignores {name}"
+    elif int(fields["SigBlk"], 16) & bit:
+        reason = f"blocks {name}"
+    elif int(fields["SigCgt"], 16) & bit:
+        reason = f"caught {name} and went on"
+    elif fields["NSpid"].split()[-1] == "1":
+        reason = f"is pid 1 and has no handler for {name}, which the kernel then drops (use --init)"
+    else:
+        reason = f"was in state {fields['State']}"
+    return f"{container.spec.name}: killed after {time_s:g} s, as its process {fields['Name']} {reason}"
+
+
+def _command_pid(init: int) -> int:
+    """The command itself: the helper's first child, or pid 1 where there is no helper."""
+    try:
+        if os.readlink(f"/proc/{init}/exe").endswith("/vmm-guest"):
+            return int(Path(f"/proc/{init}/task/{init}/children").read_text().split()[0])
+    except (OSError, IndexError):
+        pass
+    return init
+
+
+def print_logs(container: Container, follow: bool, tail: int | None, timestamps: bool, out_fd: int) -> None:
+    """Write the log to `out_fd`; with `follow` until the container ended."""
+    reader = logs.Reader(container.folder / "log")
+    try:
+        found = reader.records() if tail is None else iter(logs.tail(reader.records(), tail))
+        _write(out_fd, found, timestamps)
+        if follow:
+            _follow(container, reader, timestamps, out_fd)
+    except BrokenPipeError:
+        pass  # the reader has enough: `vmm logs | head`
+    finally:
+        reader.close()
+
+
+def _follow(container: Container, reader: logs.Reader, timestamps: bool, out_fd: int) -> None:
+    from host.linux import syscalls as sc
+
+    watch = sc.inotify(os.fsencode(container.folder), sc.IN_MODIFY | sc.IN_CREATE | sc.IN_MOVED_TO)
+    try:
+        poll = select.poll()
+        poll.register(watch, select.POLLIN)
+        while True:
+            running = runtime.living(container.run_dir) is not None
+            _write(out_fd, reader.records(), timestamps)
+            if not running:
+                return _last_words(container, reader, timestamps, out_fd)
+            if poll.poll(_FOLLOW_PAUSE_MS):
+                os.read(watch, 4096)
+    finally:
+        os.close(watch)
+
+
+def _last_words(container: Container, reader: logs.Reader, timestamps: bool, out_fd: int) -> None:
+    """The supervisor removes the FIFOs when it has drained them: then nothing more will come."""
+    deadline = time.monotonic() + 2
+    while (container.run_dir / "stdout").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    _write(out_fd, reader.records(), timestamps)
+
+
+def _write(out_fd: int, found: object, timestamps: bool) -> None:
+    for line in logs.lines(iter(found), timestamps):  # type: ignore[call-overload]
+        view = memoryview(line)
+        while view:
+            view = view[os.write(out_fd, view) :]
