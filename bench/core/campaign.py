@@ -59,8 +59,10 @@ class Campaign:
             self._overhead = overhead.measured()
             usable = self._usable()
             self._announce(usable)
-            for group, group_usable in self._groups(usable):
-                self._group(group, group_usable)
+            order = 0
+            for planned, group in self._groups(usable):
+                self._group(planned, group, order)
+                order += (group.warmup + max(group.runs, group.max_runs)) * len(group.targets)
             outcome = "complete"
         except Failure as error:
             outcome = f"failed: {error}"
@@ -122,11 +124,11 @@ class Campaign:
 
     # -- one group -----------------------------------------------------------------------------------------
 
-    def _group(self, planned: Group, group: Group) -> None:
+    def _group(self, planned: Group, group: Group, first_order: int) -> None:
         """Blocks until the plan's runs are done, or the medians are precise enough at two looks in a row."""
         recorded = resume.done(self.samples)
         passes = 0
-        for block in schedule.blocks(group, self.plan.seed, len(self.samples), longest=True):
+        for block in schedule.blocks(group, self.plan.seed, first_order, longest=True):
             number = block[0].block
             if number >= group.runs and (number - group.runs) % group.look_every == 0:
                 passes = passes + 1 if self._is_precise(group) else 0

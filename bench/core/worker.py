@@ -150,6 +150,7 @@ def _work(job: Job, count: int, tell_fd: int, parent: int) -> NoReturn:
     status = 1
     try:
         os.setpgid(0, 0)
+        _close_all_but(tell_fd)
         signal.signal(signal.SIGTERM, _leave)
         signal.signal(signal.SIGINT, _leave)
         # kill -9 of the campaign: we are asked to end, so that the instance goes in order.
@@ -165,6 +166,12 @@ def _work(job: Job, count: int, tell_fd: int, parent: int) -> NoReturn:
         os.write(2, f"vmm bench worker: {error!r}\n".encode())
     finally:
         os._exit(status)
+
+
+def _close_all_but(fd: int) -> None:
+    """A target gone wild must not be able to write into the results file, nor hold its lock."""
+    os.closerange(3, fd)
+    os.closerange(fd + 1, 1 << 20)
 
 
 def _leave(number: int, frame: object) -> NoReturn:
