@@ -118,7 +118,7 @@ def _dispatch(command: str, words: list[str]) -> int:
     module = _module(command)
     import argparse
 
-    # argparse makes a formatter for each argument; without a width it asks shutil, which loads four compressors
+    # argparse makes a formatter for each argument; without a width it asks shutil, which loads compressors
     width = _columns()
     parser = argparse.ArgumentParser(
         prog=f"vmm {command}",

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import gc
 import os
+import select
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -47,6 +48,7 @@ class Child(NamedTuple):
     wait_for_maps: bool = False
     death_signal: int = 0
     helper: int = -1  # a descriptor, or HELPER for the one that the steps opened
+    parents: tuple[int, ...] = ()  # the parent's ends of gate and report, which clone(2) gave us too
     status: int = -1
     terminal: terminal.Wish | None = None
     master_to: socket.socket | None = None
@@ -58,6 +60,8 @@ def main(child: Child) -> None:
     progress = [SETUP, 0]
     report = [child.report]
     try:
+        for fd in child.parents:  # held open here, they would keep the parent's death from ending the gate
+            os.close(fd)
         _become_leader(child)
         _perform(child.steps, SETUP, progress)
         _wait(child.gate)
@@ -75,6 +79,7 @@ def main(child: Child) -> None:
         privileges.apply(child.privileges, child.last_capability)
         if child.death_signal:  # after setresuid, which clears it (prctl(2))
             sc.prctl(sc.PR_SET_PDEATHSIG, child.death_signal)
+            _leave_with_parent(report[0])
         progress[:] = EXEC, 0
         sc.default_signals()
         _execute(child, candidates, helper)
@@ -109,6 +114,14 @@ def _perform(steps: list[rootfs.Step], phase: int, progress: list[int]) -> None:
 def _wait(gate: int) -> None:
     if os.read(gate, 1) != GO:
         os._exit(125)  # the parent is gone or gave up: nobody is left to tell
+
+
+def _leave_with_parent(report: int) -> None:
+    """End if the parent died before PR_SET_PDEATHSIG: then nobody reads the report (poll(2), POLLERR)."""
+    watched = select.poll()
+    watched.register(report, 0)
+    if watched.poll(0):
+        os._exit(125)
 
 
 def _terminal(child: Child) -> tuple[int, ...]:

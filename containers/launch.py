@@ -164,6 +164,7 @@ def _child(launch: Launch, streams: Streams, ends: _Ends, death_signal: int) -> 
         joins=tuple((fd, 0) for kind, fd in ends.joins.items() if kind != "pid"),
         wait_for_maps=launch.maps is not None,
         death_signal=death_signal,
+        parents=(ends.gate_write, ends.report_read),
         helper=launch.helper,
         status=streams.status,
         terminal=launch.terminal,

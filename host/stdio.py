@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Stdio(NamedTuple):
-    """Descriptors for stdin, stdout and stderr; `tty` asks for a pseudo-terminal inside, `interactive` keeps stdin."""
+    """Descriptors for stdin, stdout and stderr; `tty` asks for a terminal inside."""
 
     stdin: int = 0
     stdout: int = 1

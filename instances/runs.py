@@ -251,7 +251,7 @@ def execute_detached(instance: Instance, request: ExecRequest) -> int:
 
 
 def _as_inside(instance: Instance, request: ExecRequest) -> ExecRequest:
-    """The request with the instance's own variables, user and folder where it names none, as docker exec has it."""
+    """The request with the instance's own variables, user and folder where it names none."""
     own = instance.spec.get("command") if instance.kind == kinds.MACHINE else instance.spec
     own = own or {}
     words = {word.partition("=")[0]: word for word in (*own.get("env", ()), *request.env)}
