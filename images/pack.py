@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import stat
 import tarfile
@@ -27,6 +28,9 @@ _SKIPPED_XATTRS = ("trusted.overlay.", "user.overlay.", "security.selinux", "sys
 _LEVEL = 1
 
 Entry = tuple[str, Path, os.stat_result]
+# A tar entry and where its content is: a file, bytes, or nothing.
+Item = tuple[tarfile.TarInfo, Path | bytes | None]
+Prepare = Callable[[tarfile.TarInfo], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +71,18 @@ def packing(blobs: Blobs) -> Iterator[tuple[Gzip, list[Packed]]]:
     done.append(Packed({"mediaType": TAR_GZIP, "digest": blob.digest, "size": blob.size}, diff_id))
 
 
-def pack_tree(blobs: Blobs, tree: Path, prepare: Callable[[tarfile.TarInfo], None] | None = None) -> Packed:
+def pack_tree(blobs: Blobs, tree: Path, prepare: Prepare | None = None) -> Packed:
     """Store a layer that holds the tree in overlayfs' form: deletions become `.wh.` entries.
 
     `prepare` may change each entry, the way to give files an owner that this user cannot.
     """
-    return pack_entries(blobs, walk(tree), prepare)
+    return pack_items(blobs, items(walk(tree), prepare))
 
 
-def pack_entries(
-    blobs: Blobs, entries: Iterable[Entry], prepare: Callable[[tarfile.TarInfo], None] | None = None
-) -> Packed:
-    """Store a layer of these entries: name in the tar, file on disk (of any name), its status."""
+def pack_items(blobs: Blobs, found: Iterable[Item]) -> Packed:
+    """Store a layer of these items."""
     with packing(blobs) as (sink, done):
-        write_tar(sink, entries, prepare)
+        write_tar(sink, found)
     return done[0]
 
 
@@ -92,27 +94,39 @@ def pack_stream(blobs: Blobs, stream: IO[bytes]) -> Packed:
     return done[0]
 
 
-def write_tar(
-    sink: Any, entries: Iterable[Entry], prepare: Callable[[tarfile.TarInfo], None] | None = None
-) -> None:
-    """Write the entries as a tar to anything with `write`."""
-    latest, links = _latest_s(), dict[tuple[int, int], str]()
+def items(entries: Iterable[Entry], prepare: Prepare | None = None) -> Iterator[Item]:
+    """The tar entries of files: name in the tar, file on disk (of any name), its status."""
+    links: dict[tuple[int, int], str] = {}
+    for name, path, status in entries:
+        for member in members(name, path, status, links):
+            if prepare:
+                prepare(member)
+            yield member, path if member.isreg() and member.size else None
+
+
+def write_tar(sink: Any, found: Iterable[Item]) -> None:
+    """Write the items as a tar to anything with `write`; no time is later than SOURCE_DATE_EPOCH."""
+    latest = _latest_s()
     with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-        for name, path, status in entries:
-            for member in members(name, path, status, links):
-                if latest is not None and member.mtime > latest:
-                    member.mtime = latest
-                    member.pax_headers = {k: v for k, v in member.pax_headers.items() if k != "mtime"}
-                if prepare:
-                    prepare(member)
-                _add(archive, member, path)
+        for member, content in found:
+            if latest is not None and member.mtime > latest:
+                member.mtime = latest
+                member.pax_headers = {k: v for k, v in member.pax_headers.items() if k != "mtime"}
+            _add(archive, member, content)
 
 
-def _add(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
-    if not member.isreg() or not member.size:
+def _add(archive: tarfile.TarFile, member: tarfile.TarInfo, content: Path | bytes | None) -> None:
+    if content is None:
         return archive.addfile(member)
-    with open(path, "rb") as content:
-        archive.addfile(member, content)
+    with open(content, "rb") if isinstance(content, Path) else io.BytesIO(content) as source:
+        archive.addfile(member, source)
+
+
+def directory(name: str, mtime: int = 0, mode: int = 0o755) -> Item:
+    """The item of a directory that belongs to root."""
+    member = tarfile.TarInfo(name + "/")
+    member.type, member.mode, member.mtime = tarfile.DIRTYPE, mode, mtime
+    return member, None
 
 
 def _latest_s() -> int | None:

@@ -74,7 +74,7 @@ class Store:
         if image.layers and all(self.layers.has(chain) for chain in image.layers):
             return tuple(self.layers.root(chain) for chain in reversed(image.layers))
         if not image.layers:
-            return (self._empty_layer(),)
+            return (self.empty_layer(),)
         with self.using():
             return self.layers.ensure(self.blobs, self.stack(image.digest))
 
@@ -220,7 +220,8 @@ class Store:
             )
         return index
 
-    def _empty_layer(self) -> Path:
+    def empty_layer(self) -> Path:
+        """An empty directory that stands for the layers of an image that has none."""
         root = self.root / "layers" / ".empty"
         root.mkdir(parents=True, exist_ok=True)
         return root

@@ -1,4 +1,4 @@
-"""Builds: `images` reads the Dockerfile and keeps the layers, `containers` runs its commands; this joins them."""
+"""Builds: `images` reads the Dockerfile and keeps the layers, `containers` runs its commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _StepContainer(Container):
 
 
 def run_step(step: Step, output: int) -> int:
-    """Run one RUN in a container of our own whose writable layer is the layer to be (images.steps.StepRunner)."""
+    """Run one RUN in a container whose writable layer is the layer to be (images.steps.StepRunner)."""
     name = f"step-{os.getpid()}-{os.urandom(4).hex()}"
     run = paths.run_dir() / name
     nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,0 +1,107 @@
+"""Download one file over HTTP: with progress, resumed after a cut, and nothing kept that is not whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from host.errors import BadData, DeadlinePassed, Failure
+
+if TYPE_CHECKING:
+    import urllib3
+
+Progress = Callable[[int, int | None], None]
+_CHUNK_BYTES = 1 << 18
+_TRIES = 5
+_TIMEOUT_S = 30.0
+
+
+def pool(**options: Any) -> urllib3.PoolManager:
+    """A pool that verifies certificates by the system's authorities and waits 30 s for each answer."""
+    import urllib3
+
+    timeout = urllib3.Timeout(connect=10, read=_TIMEOUT_S)
+    return urllib3.PoolManager(timeout=timeout, retries=False, cert_reqs="CERT_REQUIRED", **options)
+
+
+def fetch(
+    url: str,
+    path: Path,
+    progress: Progress = lambda _done, _all: None,
+    most_bytes: int = 1 << 40,
+    tries: int = _TRIES,
+) -> Path:
+    """Download to `path`, going on where a former try ended. The file is whole when this returns.
+
+    Failure for a status of the server, BadData for more than `most_bytes`, DeadlinePassed when every try was
+    cut or stalled.
+    """
+    import urllib3
+
+    last: Exception | None = None
+    with pool() as connections:
+        for turn in range(tries):
+            if turn:
+                time.sleep(min(0.2 * 2**turn, 5))
+            try:
+                if _go_on(connections, url, path, progress, most_bytes):
+                    return path
+                last = None
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                if isinstance(error, OSError) and error.errno:
+                    raise
+                last = error
+    why = f"{tries} tries ended early" + (f": {last}" if last else "")
+    raise DeadlinePassed("cannot download", url, why, "try again: what is here already is kept")
+
+
+def _go_on(
+    connections: urllib3.PoolManager, url: str, path: Path, progress: Progress, most_bytes: int
+) -> bool:
+    """One try from where the file ends; whether it is whole now."""
+    have = path.stat().st_size if path.exists() else 0
+    headers = (
+        {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
+        if have
+        else {"Accept-Encoding": "identity"}
+    )
+    answer = connections.request("GET", url, headers=headers, preload_content=False, redirect=True, retries=3)
+    try:
+        if answer.status == 416 and have:
+            return True
+        if answer.status in (429, 500, 502, 503, 504):
+            return False
+        if answer.status not in (200, 206):
+            raise Failure("cannot download", url, f"the server answered {answer.status} {answer.reason}")
+        start = have if answer.status == 206 else 0
+        total = _total(answer, start)
+        with path.open("r+b" if path.exists() else "wb") as file:
+            file.seek(start)
+            file.truncate()
+            done = start
+            for chunk in _chunks(answer):
+                file.write(chunk)
+                done += len(chunk)
+                if done > most_bytes:
+                    raise BadData("cannot download", url, f"it is larger than {most_bytes} bytes")
+                progress(done, total)
+        return total is None or done == total
+    finally:
+        answer.release_conn()
+
+
+def _chunks(answer: Any) -> Iterator[bytes]:
+    """The body as it comes; a body that is cut ends here, and the byte count tells."""
+    import urllib3
+
+    try:
+        yield from answer.stream(_CHUNK_BYTES, decode_content=False)
+    except (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError):
+        return
+
+
+def _total(answer: Any, start: int) -> int | None:
+    length = answer.headers.get("Content-Length")
+    return start + int(length) if length and length.isdigit() else None
