@@ -239,7 +239,7 @@ def _tag(args: argparse.Namespace) -> int:
 
 
 def _rm(args: argparse.Namespace) -> int:
-    from images import space
+    from images import prune
 
     store = Store(paths.home())
     for name in args.names:
@@ -251,14 +251,14 @@ def _rm(args: argparse.Namespace) -> int:
             raise InUse("cannot remove the image", name, f"instances use it: {names}", f"vmm rm {names}")
         store.untag(name, keep=bool(by))
         print(name)
-    space.collect(store)
+    prune.collect(store)
     return 0
 
 
 def _prune(args: argparse.Namespace) -> int:
-    from images import space
+    from images import prune
 
-    freed = space.prune(Store(paths.home()), users(), everything=args.all)
+    freed = prune.prune(Store(paths.home()), users(), everything=args.all)
     if args.json:
         print(
             table.document(

@@ -6,11 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from capabilities import need
 
 from host.errors import BadData, Failure, Usage
 from images import bases, disks
 from images.store import Image, Store
-from tests.capabilities import need
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_disk_smaller_than_its_image_is_refused(shelf: tuple[Store, Image], tm
 
 
 def test_several_layers_become_one_tree(shelf: tuple[Store, Image], tmp_path: Path) -> None:
-    from tests.images.trees import a_dir, a_file, stacked
+    from image_trees import a_dir, a_file, stacked
 
     lowers = stacked(
         tmp_path,

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from capabilities import need
 
 from host.errors import BadData, NotFound
-from images import bases, space
+from images import bases, prune, repair, space
 from images.blobs import encode, sha256
 from images.store import INDEX, MANIFEST, Image, Store
-from tests.capabilities import need
 
 ROOT = Path(__file__).parents[2]
 BUILD = """
@@ -103,10 +103,10 @@ class TestNames:
         store.tag("new:0", "old:0")
         assert store.resolve("old:0").digest == new.digest
         assert store.resolve(old.digest).digest == old.digest
-        kept = space.prune(store, {old.digest})
+        kept = prune.prune(store, {old.digest})
         assert not kept.images
         assert store.lower_dirs(store.resolve(old.digest))[0].exists()
-        assert space.prune(store).images == [old.digest]
+        assert prune.prune(store).images == [old.digest]
         with pytest.raises(NotFound):
             store.resolve(old.digest)
         assert list(space.verify(store)) == []
@@ -116,10 +116,10 @@ class TestNames:
         store.tag("x:0", "y")
         (root,) = store.lower_dirs(image)
         store.untag("x:0")
-        space.collect(store)
+        prune.collect(store)
         assert root.exists()
         store.untag("y")
-        assert space.collect(store).freed_bytes > 0
+        assert prune.collect(store).freed_bytes > 0
         assert not root.exists()
         assert store.blobs.digests() == set()
 
@@ -190,7 +190,7 @@ class TestTwoAtOnce:
         argv = [sys.executable, "-c", BUILD, str(store.home), "w", "10"]
         writer = subprocess.Popen(argv, cwd=ROOT)
         while writer.poll() is None:
-            space.prune(store)
+            prune.prune(store)
         assert writer.returncode == 0
         assert len(store.images()) == 10
         assert list(space.verify(store)) == []
@@ -204,7 +204,7 @@ class TestTwoAtOnce:
             writer.send_signal(signal.SIGKILL)
             writer.wait()
             assert list(space.verify(store)) == []
-        space.prune(store)
+        repair.repair(store.home)
         assert os.listdir(store.staging) == []
         for image in store.images():
             assert store.lower_dirs(image)[0].is_dir()

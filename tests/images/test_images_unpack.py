@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from capabilities import need
+from image_trees import Entry, a_dir, a_file, a_hard_link, a_link, tar
 
 from host.errors import BadData
 from images import unpack
@@ -18,8 +20,6 @@ from images.blobs import Blobs, sha256
 from images.layers import TAR_GZIP, Layer, Layers, chain_ids
 from images.merged import Merged, is_opaque, is_whiteout
 from images.pack import pack_tree
-from tests.capabilities import need
-from tests.images.trees import Entry, a_dir, a_file, a_hard_link, a_link, tar
 
 
 @pytest.fixture
