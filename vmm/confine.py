@@ -50,19 +50,24 @@ class Confinement:
             path.chmod(mode)
 
 
-def confinement(paths: Iterable[str], kvm: bool) -> Confinement:
+def confinement(paths: Iterable[str], kvm: bool, user: tuple[int, int] | None = None) -> Confinement:
     """The user for a machine that needs `paths`; root stays root, with a note, where one is closed to that
     user."""
     if os.geteuid():
         return Confinement()
-    uid, gid = _user()
+    uid, gid = user or _user()
+    groups = _kvm_group() if kvm else ()
+    if kvm and not groups:
+        return Confinement(
+            note="QEMU runs as root: /dev/kvm is closed to groups; chgrp kvm /dev/kvm; chmod 660 /dev/kvm"
+        )
     for path in paths:
         blocked = closed_to(Path(path), uid, (gid,))
         if blocked:
             return Confinement(
                 note=f"QEMU runs as root: {blocked} is closed to its own user; chmod o+x {blocked}"
             )
-    return Confinement(uid, gid, _kvm_group() if kvm else ())
+    return Confinement(uid, gid, groups)
 
 
 def _user() -> tuple[int, int]:
@@ -77,9 +82,10 @@ def _user() -> tuple[int, int]:
 
 def _kvm_group() -> tuple[int, ...]:
     try:
-        return (os.stat("/dev/kvm").st_gid,)
+        device = os.stat("/dev/kvm")
     except OSError:
         return ()
+    return (device.st_gid,) if device.st_mode & stat.S_IWGRP else ()
 
 
 def closed_to(path: Path, uid: int, gids: tuple[int, ...]) -> Path | None:

@@ -1,12 +1,12 @@
 """A machine as libvirt XML: the same spec, pure, golden files in tests/vmm/golden.
 
-`qemu:commandline` is used only where libvirt 9.0 has no word: the extra QMP monitor, NVMe disks, a memory
-file at a path of ours, and TCG's tsc words are on the kernel line. Chardev sockets are libvirt's own, by
-path.
+`qemu:commandline` is used only where libvirt 9.0 has no word: the query monitor, the locked pidfile, the size
+of TCG's buffer, ports kept in files, microvm's clocks, NVMe disks, a memory file at a path of ours.
 """
 
 from __future__ import annotations
 
+import json
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from vmm.kernel_line import kernel_line
@@ -19,7 +19,10 @@ _MIB = 1 << 20
 
 
 def xml(spec: MachineSpec, launch: Launch, name: str = "", owner: str = "") -> str:
-    """The domain XML of a machine; `name` is its name for libvirt, `owner` (uid:gid) the user of its QEMU."""
+    """The domain XML of a machine; `name` is its name for libvirt, `owner` (+uid:+gid) its QEMU's user.
+
+    Without an owner, as in the session's libvirt, no label is set.
+    """
     kind = "kvm" if launch.accel == "kvm" else "qemu"
     domain = Element("domain", {"type": kind, "xmlns:qemu": QEMU_NAMESPACE})
     _text(domain, "name", name or spec.name)
@@ -137,9 +140,7 @@ def _disk(devices: Element, spec: MachineSpec, disk: Disk, number: int) -> None:
     element = SubElement(devices, "disk", {"type": "file", "device": kind})
     driver = {"name": "qemu", "type": disk.format, "discard": "unmap"}
     SubElement(element, "driver", driver)
-    # A static label for each file: libvirt must not chown what machines share.
-    source = SubElement(element, "source", {"file": disk.path})
-    SubElement(source, "seclabel", {"model": "dac", "relabel": "no"})
+    SubElement(element, "source", {"file": disk.path})
     letter = chr(ord("a") + number)
     SubElement(
         element,
@@ -201,11 +202,6 @@ def _controllers(devices: Element, spec: MachineSpec) -> None:
 def _channels(devices: Element, spec: MachineSpec, launch: Launch) -> None:
     for name in CHANNELS:
         _socket_channel(devices, f"{launch.run}/{name}", f"vmm.{name}")
-    if spec.command_mode:
-        for name, append in (("log", "on"), ("status", "off")):
-            channel = SubElement(devices, "channel", {"type": "file"})
-            SubElement(channel, "source", {"path": f"{launch.folder}/{name}", "append": append})
-            SubElement(channel, "target", {"type": "virtio", "name": f"vmm.{name}"})
     if spec.agent:
         _socket_channel(devices, f"{launch.run}/agent", "org.qemu.guest_agent.0")
 
@@ -244,8 +240,9 @@ def _extras(devices: Element, spec: MachineSpec) -> None:
 
 
 def _label(domain: Element, owner: str) -> None:
-    label = SubElement(domain, "seclabel", {"type": "static", "model": "dac", "relabel": "no"})
     if owner:
+        # Static, and never relabelled: libvirt must not chown what machines share.
+        label = SubElement(domain, "seclabel", {"type": "static", "model": "dac", "relabel": "no"})
         _text(label, "label", owner)
 
 
@@ -253,7 +250,9 @@ def _command_line(domain: Element, spec: MachineSpec, launch: Launch) -> None:
     words = ["-qmp", f"unix:{escape(launch.run)}/query,server=on,wait=off"]
     if launch.accel == "tcg":
         words += ["-accel", f"tcg,tb-size={tb_size_mib(spec)}"]
+    words += ["-pidfile", f"{launch.run}/pid"]
     words += _microvm_words(spec)
+    words += _log_words(spec, launch)
     words += _nvme_words(spec)
     if spec.cloneable or launch.memory_file:
         path = escape(launch.memory_file or f"{launch.folder}/memory")
@@ -270,6 +269,23 @@ def _command_line(domain: Element, spec: MachineSpec, launch: Launch) -> None:
 
 def _microvm_words(spec: MachineSpec) -> list[str]:
     return ["-machine", "rtc=on,pit=off,pic=off"] if spec.boot == "microvm" else []
+
+
+def _log_words(spec: MachineSpec, launch: Launch) -> list[str]:
+    """The ports whose output QEMU keeps in files itself: virtlogd would rotate them, and write them later."""
+    words: list[str] = []
+    for name, append in (("log", "on"), ("status", "off")) if spec.command_mode else ():
+        path = escape(f"{launch.folder}/{name}")
+        words += ["-chardev", f"file,id={name},path={path},append={append}"]
+        # In JSON as libvirt writes its own: QEMU makes the devices of the older form first, before their bus.
+        device = {
+            "driver": "virtserialport",
+            "bus": "virtio-serial0.0",
+            "chardev": name,
+            "name": f"vmm.{name}",
+        }
+        words += ["-device", json.dumps(device)]
+    return words
 
 
 def _nvme_words(spec: MachineSpec) -> list[str]:

@@ -219,6 +219,7 @@ class Machine:
         """End it if it runs, and take away what it holds outside its folder."""
         self._driver.kill()
         self._driver.release()
+        self._driver.forget()
 
     # ---- look ----
 

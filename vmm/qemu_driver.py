@@ -9,6 +9,7 @@ import signal
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from host import paths
 from host.edges import Edges
@@ -149,25 +150,26 @@ class QemuDriver:
         except (FileNotFoundError, ConnectionRefusedError):
             raise WrongState("cannot reach", self.folder.name, "its QEMU does not run") from None
 
+    def execute(self, command: str, arguments: dict[str, Any] | None = None, timeout_s: float = 5.0) -> Any:
+        """One QMP command that may change the machine; its reply."""
+        with self.control(timeout_s) as control:
+            return control.execute(command, arguments, timeout_s)
+
     def pause(self) -> None:
         """Stop the guest's processors."""
-        with self.control() as control:
-            control.execute("stop")
+        self.execute("stop")
 
     def resume(self) -> None:
         """Let the guest's processors go on."""
-        with self.control() as control:
-            control.execute("cont")
+        self.execute("cont")
 
     def press_power(self) -> None:
         """Press the ACPI power button."""
-        with self.control() as control:
-            control.execute("system_powerdown")
+        self.execute("system_powerdown")
 
     def reset(self) -> None:
         """Press the reset button."""
-        with self.control() as control:
-            control.execute("system_reset")
+        self.execute("system_reset")
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send QEMU a signal; with KILL, see it gone."""
@@ -178,6 +180,9 @@ class QemuDriver:
             process.end(pid)
         else:
             process.kill(pid, number)
+
+    def forget(self) -> None:
+        """Remove what the driver keeps beyond a run."""
 
     def release(self) -> None:
         """Remove what dies with a run: sockets, pid file, cgroup."""
