@@ -88,7 +88,8 @@ def _start(instance: Instance, args: argparse.Namespace) -> str:
 
 
 def _stop(instance: Instance, args: argparse.Namespace) -> str:
-    runs.stop(instance, _seconds(args.time))
+    if forced := runs.stop(instance, _seconds(args.time)):
+        sys.stderr.write(f"vmm stop: {instance.name}: {forced}\n")
     return instance.name
 
 

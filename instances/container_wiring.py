@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from images.store import Image
     from instances.requests import RunRequest
 
-DEFAULT_NETWORK = "none"
+DEFAULT_NETWORK = "bridge"
 
 
 def container_spec(

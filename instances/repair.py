@@ -121,7 +121,13 @@ def _run_directories() -> list[str]:
     said = []
     known = {folder.name for folder in registry.folders()}
     for entry in _children(paths.run_dir()):
-        if entry.name not in known and not entry.name.startswith((".", "_")):
+        if entry.name not in known and not entry.name.startswith(".") and not _step_at_work(entry.name):
             registry.remove_tree(entry)
             said.append(f"run directory {entry}")
     return said
+
+
+def _step_at_work(name: str) -> bool:
+    """Whether it is the run directory of a build's step (`step-PID-...`) whose builder lives."""
+    words = name.split("-")
+    return len(words) == 3 and words[0] == "step" and words[1].isdigit() and Path("/proc", words[1]).exists()

@@ -110,12 +110,14 @@ def start(instance: Instance, edges: Edges | None = None) -> None:
         backend.start(edges or Edges())
 
 
-def stop(instance: Instance, time_s: float) -> None:
-    """Ask it to end, and make it after `time_s` seconds; what stands still already is left so."""
+def stop(instance: Instance, time_s: float) -> str:
+    """Ask it to end, and make it after `time_s` seconds; what stands still already is left so.
+
+    Returns why it had to be made to, or nothing when it ended by itself.
+    """
     with registry.held(instance, wait_s=time_s + 30):
         backend = kinds.backend(instance)
-        if backend.state() in kinds.RUNNING:
-            backend.stop(time_s)
+        return (backend.stop(time_s) or "") if backend.state() in kinds.RUNNING else ""
 
 
 def restart(instance: Instance, time_s: float) -> None:

@@ -96,4 +96,4 @@ def _prune_images(unused: bool) -> list[str]:
     from instances import provision
 
     used = {instance.image_digest for instance in registry.every()}
-    return prune.prune(provision.store(), used, unused).lines()
+    return prune.prune(provision.store(), used, everything=unused).lines()

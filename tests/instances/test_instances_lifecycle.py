@@ -48,7 +48,7 @@ def test_a_command_says_the_same_and_its_status_is_ours(kind: str, vmm: CommandL
     assert vmm.ok(*run, "echo", "hi") == "hi\n"
     done = vmm.run(*run, "sh", "-c", "echo out; echo err >&2; exit 7")
     assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 7)
-    assert vmm.run(*run, "sh", "-c", "sh -c 'kill -9 $$'").returncode == 137
+    assert vmm.run(*run, "sh", "-c", "sh -c 'kill -9 $$'; exit $?").returncode == 137
     assert vmm.ls() == {}
 
 
