@@ -1,4 +1,6 @@
-"""A bundle: config.json of the runtime-spec (1.0 to 1.2), read and refused where we could not keep its words."""
+"""A bundle: config.json of the runtime-spec (1.0 to 1.2), read and refused where we could not keep its
+words.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The effects behind the operations of containers.oci.mounting; they run in the child, on bytes.
 
-`_root` is the descriptor of the container's root: before pivot_root every path is taken inside it by openat2(2).
+`_root` is the descriptor of the container's root: before pivot_root every path is taken inside it by
+openat2(2).
 """
 
 from __future__ import annotations
@@ -28,13 +29,11 @@ def compiled(ops: Sequence[Op]) -> list[Step]:
     ]
 
 
-def enter_root(rootfs: bytes, propagation: int) -> None:
+def enter_root(rootfs: bytes) -> None:
     """Cut the mounts off from the host's and make the root a mount of its own, as pivot_root(2) wants it."""
     global _root
-    sc.mount(None, b"/", None, propagation)
-    # the mount that holds the root must not be shared, or our mounts on it would reach its peers
+    sc.mount(None, b"/", None, sc.MS_SLAVE | sc.MS_REC)  # the host's mounts reach us, ours never the host
     sc.mount(rootfs, rootfs, None, sc.MS_BIND | sc.MS_REC)
-    sc.mount(None, rootfs, None, sc.MS_PRIVATE)
     _root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     # /dev/null of the host, to mask files with: the container's could be anything
     _trees[MASK_SLOT] = sc.open_tree(sc.AT_FDCWD, b"/dev/null", sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC)
@@ -180,7 +179,7 @@ def _node(path: bytes, mode: int, major: int, minor: int, uid: int, gid: int) ->
     try:
         os.mknod(name, mode, os.makedev(major, minor), dir_fd=fd)
         os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
-        os.chmod(b"/proc/self/fd/%d/" % fd + name, stat.S_IMODE(mode))
+        os.chmod(name, stat.S_IMODE(mode), dir_fd=fd)
     except FileExistsError:
         pass  # the image brings it
     finally:
@@ -215,7 +214,9 @@ def _read_only(path: bytes) -> None:
 
 
 def _mask(path: bytes) -> None:
-    """Cover a file with the host's /dev/null and a directory with an empty tmpfs; what is not there needs nothing."""
+    """Cover a file with the host's /dev/null and a directory with an empty tmpfs; what is not there needs
+    nothing.
+    """
     try:
         where = inside(path)
     except OSError as error:

@@ -1,7 +1,7 @@
 """The mounts of a bundle as a pure list of operations for containers.oci.effects.
 
-All targets are taken inside the root through openat2 before pivot_root, so that hooks see the finished tree and no
-link of the image leads out of it.
+All targets are taken inside the root through openat2 before pivot_root, so that hooks see the finished tree
+and no link of the image leads out of it.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ def attributes(flags: int, cleared: int) -> Attributes:
 
 
 def operations(bundle: Bundle, cgroups: list[tuple[str, str]], own_user: bool) -> list[Op]:
-    """All mounts in order; `cgroups` are (directory's name, host path) of the container's own v1 hierarchies."""
+    """All mounts in order; `cgroups` are (directory's name, host path) of the container's own v1
+    hierarchies.
+    """
     ops = []
     for slot, mount in enumerate(bundle.part("mounts") or ()):
         target = str(mount.get("destination", ""))
@@ -213,7 +215,8 @@ def devices(bundle: Bundle, own_user: bool) -> list[Op]:
         ids = (one.get("major", 0), one.get("minor", 0))
         mode = one.get("fileMode")
         nodes[one["path"]] = (
-            one["type"], *ids, 0o666 if mode is None else mode & 0o7777, one.get("uid") or 0, one.get("gid") or 0
+            one["type"], *ids, 0o666 if mode is None else mode & 0o7777, one.get("uid") or 0, one.get("gid")
+            or 0
         )  # fmt: skip
     ops = []
     for slot, (path, (kind, major, minor, mode, uid, gid)) in enumerate(nodes.items(), 2000):

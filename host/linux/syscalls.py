@@ -122,6 +122,7 @@ _prctl_pointer = ctypes.CDLL(None, use_errno=True)["prctl"]
 _prctl_pointer.argtypes = [c_int, c_ulong, c_void_p]
 _capset = _prototype("capset", c_char_p, c_char_p)
 _close_range = _prototype("close_range", c_uint, c_uint, c_int)
+_personality = _prototype("personality", c_ulong)
 _execve = _prototype("execve", c_char_p, c_void_p, c_void_p)
 _socket = _prototype("socket", c_int, c_int, c_int)
 _ioctl = _prototype("ioctl", c_int, c_ulong, c_char_p)
@@ -220,6 +221,12 @@ def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
     if answer < 0:
         raise _failed()
     return answer
+
+
+def personality(persona: int) -> None:
+    """personality(2)."""
+    if _personality(persona) == -1:
+        raise _failed()
 
 
 def seccomp_filter(program: bytes) -> None:

@@ -1,0 +1,448 @@
+"""create and run: the parent's side. All is released again where a step fails."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import signal
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from containers import privileges, users
+from containers.oci import child, effects, filters, groups, hooks, mounting, rights, states
+from containers.oci.bundle import Bundle, Config, check_process
+from containers.oci.states import State
+from containers.plan import candidates
+from host.errors import BadData, Failure, HostUnfit, NotFound, Unsupported
+from host.linux import syscalls as sc
+
+# namespace type -> (its file in /proc/PID/ns, the flag of clone(2)); user first, since it gives the
+# rights to join
+KINDS = {
+    "user": ("user", sc.CLONE_NEWUSER),
+    "cgroup": ("cgroup", sc.CLONE_NEWCGROUP),
+    "ipc": ("ipc", sc.CLONE_NEWIPC),
+    "uts": ("uts", sc.CLONE_NEWUTS),
+    "network": ("net", sc.CLONE_NEWNET),
+    "pid": ("pid", sc.CLONE_NEWPID),
+    "mount": ("mnt", sc.CLONE_NEWNS),
+    "time": ("time", sc.CLONE_NEWTIME),
+}
+CACHE = "filters"
+
+
+class Options(NamedTuple):
+    """The words of create and run."""
+
+    root: Path
+    id: str
+    pid_file: str = ""
+    console_socket: str = ""
+    preserve_fds: int = 0
+    keep_pivot: bool = True
+    warn: Callable[[str], None] = lambda _: None
+
+
+def create(bundle: Bundle, options: Options) -> State:
+    """Create the container: its process is set up and waits for `start`."""
+    folder = states.claim(options.root, options.id)
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    path = groups.path_of(bundle.part("linux"), options.id)
+    state = State(folder, options.id, bundle, 0, 0, path, created)
+    opened: list[int] = []
+    try:
+        state.write()
+        return _born(state, options, opened)
+    except BaseException:
+        state.remove()
+        raise
+    finally:
+        for fd in opened:
+            _close(fd)
+
+
+def _close(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:
+        pass  # handed on and closed already
+
+
+def _born(state: State, options: Options, opened: list[int]) -> State:
+    bundle, process = state.bundle, state.bundle.config.get("process")
+    if not process:
+        raise BadData("cannot create", state.id, "the bundle names no process")
+    _refuse(bundle, process, options)
+    group = state.group()
+    existed = any(os.path.isdir(path) and groups._pids(path) for _, path in group.directories())
+    if existed:
+        options.warn(f"the cgroup {state.cgroup} is in use already")
+    pipes = _pipes(opened)
+    plan = _child(state, options, group, pipes, opened)
+    pid = _clone(bundle, plan)
+    # The child has its own copies; ours would keep it from seeing that we are gone, and us from seeing
+    # its end.
+    for fd in (pipes.gate_read, pipes.report_write):
+        opened.remove(fd)
+        os.close(fd)
+    try:
+        _map_users(bundle, pid)
+        group.create()
+        _limit(bundle, group)
+        group.add(pid, memory=False)
+        limit_process(process, pid)
+        return _brought_up(state._replace(pid=pid, started_ticks=states.ticks(pid)), options, group, pipes)
+    except BaseException:
+        put_down(pid)
+        group.remove()
+        raise
+
+
+class Pipes(NamedTuple):
+    """gate: parent to child; report: child to parent."""
+
+    gate_read: int
+    gate_write: int
+    report_read: int
+    report_write: int
+
+
+def _pipes(opened: list[int]) -> Pipes:
+    pipes = Pipes(*os.pipe2(os.O_CLOEXEC), *os.pipe2(os.O_CLOEXEC))
+    opened += pipes
+    return pipes
+
+
+def _refuse(bundle: Bundle, process: Config, options: Options) -> None:
+    """What we could not keep is refused, not left out."""
+    check_process(process)
+    linux = bundle.part("linux")
+    if linux.get("intelRdt"):
+        raise Unsupported("cannot create", options.id, "linux.intelRdt is not known here")
+    if process.get("apparmorProfile") and not os.path.exists("/sys/kernel/security/apparmor"):
+        raise HostUnfit(
+            "cannot create", options.id, "this kernel has no AppArmor", "leave apparmorProfile out"
+        )
+    if (process.get("selinuxLabel") or linux.get("mountLabel")) and not os.path.exists(
+        "/sys/fs/selinux/enforce"
+    ):
+        raise HostUnfit("cannot create", options.id, "this host has no SELinux", "leave the labels out")
+    if process.get("terminal") and not options.console_socket:
+        raise BadData("cannot create", options.id, "a terminal needs --console-socket")
+    if options.console_socket and not process.get("terminal"):
+        raise BadData("cannot create", options.id, "--console-socket without process.terminal")
+    propagation = linux.get("rootfsPropagation") or ""
+    if propagation and propagation not in mounting.PROPAGATION:
+        raise BadData("cannot use rootfsPropagation", propagation, "not a propagation")
+
+
+def _child(
+    state: State, options: Options, group: groups.Group, pipes: Pipes, opened: list[int]
+) -> child.Child:
+    bundle, process = state.bundle, state.bundle.config["process"]
+    linux = bundle.part("linux")
+    spaces = {one["type"]: one.get("path") for one in linux.get("namespaces") or ()}
+    own_user = "user" in spaces
+    program = filters.program(linux.get("seccomp") or {}, str(options.root / CACHE))
+    wanted, unknown = rights.of_process(process, program)
+    for name in unknown:
+        options.warn(f"this kernel has no capability {name}: left out")
+    start, report = _start_fifos(state, opened)
+    pairs = group.directories() if group.version == 1 else []
+    ops = mounting.operations(bundle, pairs, own_user) + mounting.devices(bundle, own_user)
+    env = environment(process, bundle.rootfs)
+    personality = linux.get("personality")
+    return child.Child(
+        joins=_joins(spaces, opened),
+        own_user=own_user and not spaces.get("user"),
+        own_cgroup="cgroup" in spaces and not spaces["cgroup"],
+        memory_apart=group.version == 1,
+        rootfs=os.fsencode(bundle.rootfs),
+        mounts=effects.compiled(ops),
+        container_hooks=_container_hooks(state),
+        propagation=mounting.PROPAGATION.get(linux.get("rootfsPropagation") or "", 0),
+        hostname=os.fsencode(bundle.config.get("hostname") or ""),
+        domainname=os.fsencode(bundle.config.get("domainname") or ""),
+        sysctls=_sysctls(linux, spaces),
+        hidden=effects.compiled(mounting.hidden(bundle)),
+        read_only_root=bool(bundle.part("root").get("readonly")),
+        loopback="network" in spaces and not spaces["network"],
+        terminal=console(options.console_socket, opened) if process.get("terminal") else -1,
+        window=window(process),
+        rights=wanted,
+        last_capability=privileges.last_capability(),
+        personality=_personality(personality) if personality else -1,
+        cwd=os.fsencode(process["cwd"]),
+        start_hooks=tuple(_encoded(hook) for hook in hooks.listed(bundle, "startContainer")),
+        state=states.encoded(state.document("created")),
+        candidates=tuple(map(os.fsencode, candidates(process["args"][0], env))),
+        argv=sc.Words([os.fsencode(word) for word in process["args"]]),
+        env=sc.Words([os.fsencode(word) for word in env]),
+        foreign=(pipes.gate_write, pipes.report_read),
+        gate=pipes.gate_read,
+        report=pipes.report_write,
+        start=start,
+        start_report=report,
+        keep=options.preserve_fds,
+    )
+
+
+def _start_fifos(state: State, opened: list[int]) -> tuple[int, int]:
+    """The child reads `start` through a descriptor that also writes, so that it never sees the end of the
+    file.
+    """
+    for name in ("start", "report"):
+        os.mkfifo(state.folder / name, 0o600)
+    start = os.open(state.folder / "start", os.O_RDWR | os.O_CLOEXEC)
+    both = os.open(state.folder / "report", os.O_RDWR | os.O_CLOEXEC)
+    report = os.open(state.folder / "report", os.O_WRONLY | os.O_CLOEXEC)
+    os.close(both)
+    opened += [start, report]
+    return start, report
+
+
+def environment(process: Config, rootfs: str) -> tuple[str, ...]:
+    """process.env with HOME of the image's own passwd where it says none."""
+    env = tuple(process.get("env") or ())
+    if any(word.startswith("HOME=") for word in env):
+        return env
+    uid = str((process.get("user") or {}).get("uid", 0))
+    return (*env, f"HOME={users.resolve(uid, (rootfs,)).home}")
+
+
+def _joins(spaces: dict[str, Any], opened: list[int]) -> tuple[tuple[int, int], ...]:
+    """Descriptors of the namespaces to join, of the type that the bundle says they are; pid is joined by
+    the parent.
+    """
+    found = []
+    for kind, (file, flag) in KINDS.items():
+        path = spaces.get(kind)
+        if not path:
+            continue
+        fd = _open_namespace(kind, file, path)
+        opened.append(fd)
+        found.append((fd, flag))
+    return tuple(found)
+
+
+def _open_namespace(kind: str, file: str, path: str) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NotFound(f"cannot join the {kind} namespace", path, os.strerror(error.errno or 0)) from None
+    told = os.readlink(f"/proc/self/fd/{fd}")
+    if not told.startswith(f"{file}:["):
+        os.close(fd)
+        raise BadData(f"cannot join the {kind} namespace", path, f"it is {told}")
+    return fd
+
+
+def _container_hooks(state: State) -> Callable[[], None] | None:
+    """Runs in the child, with the host's files still in sight; a failure must come out as an OSError."""
+    wanted = hooks.listed(state.bundle, "createContainer")
+    if not wanted:
+        return None
+
+    def run() -> None:
+        try:
+            for hook in wanted:
+                hooks.run_one("createContainer", hook, state.document("creating") | {"pid": os.getpid()})
+        except Failure as error:
+            raise OSError(125, "", str(error).encode()) from None  # ECANCELED
+
+    return run
+
+
+def _sysctls(linux: Config, spaces: dict[str, Any]) -> tuple[tuple[bytes, bytes], ...]:
+    """Only sysctls of a namespace that is the container's own: others would change the host."""
+    found = []
+    for name, value in (linux.get("sysctl") or {}).items():
+        first = name.split(".")[0]
+        needs = {"net": "network", "fs": "ipc", "kernel": "ipc"}.get(first, "")
+        if name in ("kernel.domainname", "kernel.hostname"):
+            needs = "uts"
+        owned = name.startswith(("net.", "fs.mqueue.", "kernel.msg", "kernel.sem", "kernel.shm"))
+        if not (owned or needs == "uts") or needs not in spaces:
+            raise BadData("cannot set the sysctl", name, "it is not of a namespace that the container has")
+        found.append((os.fsencode(f"/proc/sys/{name.replace('.', '/')}"), os.fsencode(str(value))))
+    return tuple(found)
+
+
+def console(path: str, opened: list[int]) -> int:
+    if not path:
+        return -1
+    socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        socket.connect(path)
+    except OSError as error:
+        socket.close()
+        raise Failure("cannot reach the console socket", path, os.strerror(error.errno or 0)) from None
+    fd: int = socket.detach()
+    opened.append(fd)
+    return fd
+
+
+def window(process: Config) -> bytes:
+    size = process.get("consoleSize")
+    return struct.pack("HHHH", size["height"], size["width"], 0, 0) if size else b""
+
+
+def _personality(wanted: Config) -> int:
+    known = {"LINUX": 0, "LINUX32": 8}
+    if wanted.get("domain") not in known or wanted.get("flags"):
+        raise BadData(
+            "cannot set the personality", str(wanted.get("domain")), "LINUX or LINUX32, without flags"
+        )
+    return known[wanted["domain"]]
+
+
+def _encoded(hook: Config) -> tuple[bytes, sc.Words, sc.Words]:
+    argv = [os.fsencode(word) for word in hook.get("args") or [hook["path"]]]
+    env = [os.fsencode(word) for word in hook.get("env") or ()]
+    return os.fsencode(hook["path"]), sc.Words(argv), sc.Words(env)
+
+
+def _clone(bundle: Bundle, plan: child.Child) -> int:
+    """The child's pid. A pid namespace that is joined, and a time namespace, are entered by the next child
+    only.
+    """
+    flags, restore = 0, -1
+    for one in bundle.part("linux", "namespaces"):
+        if one["type"] not in KINDS:
+            raise Unsupported("cannot make the namespace", one["type"], "not known here")
+        if not one.get("path") and one["type"] not in ("cgroup", "time"):
+            flags |= KINDS[one["type"]][1]
+        if one["type"] == "time" and not one.get("path"):
+            sc.unshare(sc.CLONE_NEWTIME)
+            _time_offsets(bundle)
+    joined = [fd for fd, flag in plan.joins if flag == sc.CLONE_NEWPID]
+    try:
+        if joined:
+            restore = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+            sc.setns(joined[0], sc.CLONE_NEWPID)
+        others = tuple(pair for pair in plan.joins if pair[1] != sc.CLONE_NEWPID)
+        pid = sc.clone3(flags, signal.SIGCHLD)
+        if pid == 0:
+            child.main(plan._replace(joins=others))
+    except OSError as error:
+        raise Failure("cannot make the namespaces", "", os.strerror(error.errno or 0)) from None
+    finally:
+        if restore >= 0:
+            sc.setns(restore, sc.CLONE_NEWPID)
+            os.close(restore)
+    return pid
+
+
+def _time_offsets(bundle: Bundle) -> None:
+    """time_namespaces(7): written before the first process is in."""
+    for clock, one in (bundle.part("linux", "timeOffsets") or {}).items():
+        with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
+            file.write(f"{clock} {one.get('secs', 0)} {one.get('nanosecs', 0)}\n")
+
+
+def _map_users(bundle: Bundle, pid: int) -> None:
+    """Write the id maps of a new user namespace; newuidmap(1) does it where we are not root."""
+    spaces = {one["type"]: one.get("path") for one in bundle.part("linux", "namespaces")}
+    if "user" not in spaces or spaces["user"]:
+        return
+    for file, key in (("uid_map", "uidMappings"), ("gid_map", "gidMappings")):
+        lines = [
+            f"{one['containerID']} {one['hostID']} {one['size']}" for one in bundle.part("linux", key) or ()
+        ]
+        if not lines:
+            raise BadData("cannot make the user namespace", key, "it is empty")
+        if os.geteuid() == 0:
+            _write(f"/proc/{pid}/{file}", "\n".join(lines))
+        else:
+            from host import commands
+
+            program = "new" + file.replace("_", "")
+            commands.run([program, str(pid), *" ".join(lines).split()], "cannot map users", timeout_s=10)
+
+
+def _write(path: str, value: str) -> None:
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(value)
+    except OSError as error:
+        raise Failure("cannot write", path, f"{os.strerror(error.errno or 0)}: {value!r}") from None
+
+
+def _limit(bundle: Bundle, group: groups.Group) -> None:
+    resources = bundle.part("linux", "resources")
+    rules = resources.get("devices") or []
+    if group.version == 1:
+        group.apply(groups.device_values(rules) if group.directory("devices") else [])
+    else:
+        groups.refuse_devices_v2(rules)
+    group.apply(groups.values(group.version, resources))
+
+
+def limit_process(process: Config, pid: int) -> None:
+    import resource
+
+    for one in process.get("rlimits") or ():
+        number = getattr(resource, one["type"], None)
+        if number is None:
+            raise BadData("cannot set the limit", one["type"], "no such limit")
+        try:
+            resource.prlimit(pid, number, (_signed(one["soft"]), _signed(one["hard"])))
+        except (OSError, ValueError) as error:
+            raise Failure("cannot set the limit", one["type"], str(error)) from None
+    if process.get("oomScoreAdj") is not None:
+        _write(f"/proc/{pid}/oom_score_adj", str(process["oomScoreAdj"]))
+
+
+def _signed(value: int) -> int:
+    return -1 if value >= 1 << 63 else value  # RLIM_INFINITY
+
+
+def _brought_up(state: State, options: Options, group: groups.Group, pipes: Pipes) -> State:
+    """Lead the child through its stages; the state is written when it is ready."""
+    os.write(pipes.gate_write, child.GO)
+    _expect(pipes.report_read, child.HOOKS, state)
+    for name in ("prestart", "createRuntime"):
+        hooks.run(state.bundle, name, state.document("creating") | {"pid": state.pid})
+    os.write(pipes.gate_write, child.GO)
+    # Memory last: what we allocate until here is not the container's (a small limit would kill it).
+    if group.version == 1:
+        group.add(state.pid, memory=True)
+    os.write(pipes.gate_write, child.GO)
+    _expect(pipes.report_read, child.READY, state)
+    state.write()
+    if options.pid_file:
+        temp = f"{options.pid_file}.{os.getpid()}"
+        Path(temp).write_text(str(state.pid))
+        os.rename(temp, options.pid_file)
+    return state
+
+
+def _expect(report: int, wanted: bytes, state: State) -> None:
+    said = os.read(report, 1)
+    if said == wanted:
+        return
+    if said == child.FAILED:
+        raise worded(os.read(report, 4096), state.bundle.config["process"])
+    raise Failure("cannot create", state.id, "its process died while it was set up")
+
+
+def worded(said: bytes, process: Config) -> Failure:
+    """What the child reported, in words."""
+    stage, number = child.REPORT.unpack_from(said)
+    path = os.fsdecode(said[child.REPORT.size :])
+    if stage == child.EXEC:
+        return Failure("exec", f"{process['args'][0]!r}", os.strerror(number).lower())
+    if stage == child.HOOK and path:
+        return Failure("cannot run a hook", path, "" if number == 125 else os.strerror(number))
+    return Failure(f"cannot set up the container's {child.WHERE[stage]}", path, os.strerror(number))
+
+
+def put_down(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass

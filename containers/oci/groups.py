@@ -1,0 +1,432 @@
+"""cgroups of a bundle: the path it names in every hierarchy of the host, its resources as control files and
+values.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from typing import Any, NamedTuple
+
+from containers.oci.bundle import Config, nested
+from host.errors import BadData, DeadlinePassed, Failure, HostUnfit, from_os_error
+
+_WEIGHT_FILES = ("blkio.bfq.weight", "blkio.weight")
+
+
+class Hierarchy(NamedTuple):
+    """One mounted hierarchy: its controllers (v2: empty) and our own process's path in it."""
+
+    mountpoint: str
+    controllers: tuple[str, ...]
+    own: str
+
+
+class Value(NamedTuple):
+    """A value for a control file of a controller."""
+
+    controller: str
+    file: str
+    value: str
+
+
+def hierarchies() -> list[Hierarchy]:
+    """The hierarchies of this host: all v1 ones, or v2 alone; a v2 mount without controllers beside v1 is
+    left out.
+    """
+    own = {}
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        for line in file:
+            _, names, path = line.rstrip("\n").split(":", 2)
+            own[names] = path
+    found: list[Hierarchy] = []
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        for line in file:
+            if " - cgroup" in line:
+                _note(found, line, own)
+    first = [one for one in found if one.controllers]
+    return first or found
+
+
+def _note(found: list[Hierarchy], line: str, own: dict[str, str]) -> None:
+    left, _, right = line.partition(" - ")
+    mountpoint, kind, options = left.split()[4], right.split()[0], right.split()[2].split(",")
+    for names, path in own.items():
+        listed = tuple(filter(None, names.split(",")))
+        match = kind == "cgroup2" if not names else kind == "cgroup" and set(listed) <= set(options)
+        if match and not any(one.controllers == listed for one in found):
+            found.append(Hierarchy(mountpoint, listed, path))
+
+
+def path_of(linux: Config, identity: str) -> str:
+    """The path in each hierarchy; a relative one is taken below the root of the hierarchy, as runc does."""
+    wanted = str(linux.get("cgroupsPath") or f"/vmm-oci/{identity}")
+    parts = [part for part in wanted.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise BadData("cannot use cgroupsPath", wanted, "it holds ..")
+    if ":" in wanted and not wanted.startswith("/"):
+        raise HostUnfit(
+            "cannot use cgroupsPath", wanted, "systemd's cgroups are not driven here", "use cgroupfs"
+        )
+    return "/" + "/".join(parts)
+
+
+class Group:
+    """The group of a container at one path in every hierarchy."""
+
+    def __init__(self, path: str, where: list[Hierarchy] | None = None) -> None:
+        self.path = path
+        self.hierarchies = hierarchies() if where is None else where
+        self.version = 1 if any(one.controllers for one in self.hierarchies) else 2
+
+    def directory(self, controller: str) -> str | None:
+        """The group's directory of a controller, whether it exists or not; None where the host has none."""
+        for one in self.hierarchies:
+            if self.version == 2 or controller in one.controllers:
+                return one.mountpoint + self.path
+        return None
+
+    def directories(self) -> list[tuple[str, str]]:
+        """(the hierarchy's directory name, the group's directory) of each, memory last."""
+        pairs = [(os.path.basename(one.mountpoint), one.mountpoint + self.path) for one in self.hierarchies]
+        return sorted(pairs, key=lambda pair: pair[0] == "memory")
+
+    def create(self) -> None:
+        """Make the directories with their parents."""
+        for _, path in self.directories():
+            mountpoint = path[: -len(self.path)]
+            made = mountpoint
+            for part in self.path.strip("/").split("/"):
+                if self.version == 2:
+                    _delegate(made)
+                made = f"{made}/{part}"
+                _mkdir(made)
+
+    def apply(self, values: list[Value]) -> None:
+        """Write control files in order; HostUnfit for a control that this host lacks."""
+        for one in values:
+            directory = self.directory(one.controller)
+            what = f"cannot set {one.file} to {one.value}"
+            if directory is None:
+                raise HostUnfit(what, self.path, f"this host has no cgroup controller {one.controller}")
+            try:
+                _write(f"{directory}/{one.file}", one.value)
+            except FileNotFoundError:
+                raise HostUnfit(what, directory, "this kernel has no such control") from None
+            except OSError as error:
+                raise from_os_error(what, error, directory) from None
+
+    def add(self, pid: int, memory: bool | None = None) -> None:
+        """Move a process in; `memory` chooses the memory hierarchy only (True) or all others (False)."""
+        for name, path in self.directories():
+            is_memory = self.version == 1 and "memory" in name.split(",")
+            if memory is None or is_memory == memory:
+                _write(f"{path}/cgroup.procs", str(pid))
+
+    def pids(self) -> list[int]:
+        """The processes of the group and of the groups below it."""
+        for _, path in self.directories():
+            if os.path.isdir(path):
+                return _pids(path)
+        return []
+
+    def _freezer(self) -> tuple[str, str, str]:
+        directory = self.directory("freezer")
+        if directory is None:
+            raise HostUnfit("cannot pause", self.path, "this host has no freezer")
+        return (
+            (directory, "freezer.state", "FROZEN") if self.version == 1 else (directory, "cgroup.freeze", "1")
+        )
+
+    def frozen(self) -> bool:
+        """Whether the group is frozen."""
+        try:
+            directory, file, state = self._freezer()
+            with open(f"{directory}/{file}", encoding="ascii") as opened:
+                return state in opened.read()
+        except (OSError, HostUnfit):
+            return False
+
+    def freeze(self, frozen: bool, deadline_s: float = 10.0) -> None:
+        """Freeze or thaw, and wait until it is so."""
+        directory, file, state = self._freezer()
+        words = (state if frozen else "THAWED") if self.version == 1 else str(int(frozen))
+        until = time.monotonic() + deadline_s
+        while True:
+            _write(f"{directory}/{file}", words)  # v1: again, for what was forked meanwhile
+            if self.frozen() == frozen:
+                return
+            if time.monotonic() > until:
+                raise DeadlinePassed("cannot freeze", self.path, f"not done after {deadline_s:g} s")
+            time.sleep(0.002)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal to every process of the group."""
+        for pid in self.pids():
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+
+    def remove(self, deadline_s: float = 10.0) -> None:
+        """Kill what is left, and remove the group's directories with those below."""
+        until = time.monotonic() + deadline_s
+        for _, path in self.directories():
+            while not _removed(path):
+                if self.frozen():
+                    self.freeze(False)
+                self.kill()
+                if time.monotonic() > until:
+                    raise DeadlinePassed("cannot remove the cgroup", path, "it still has processes")
+                time.sleep(0.002)
+
+
+def _mkdir(path: str) -> None:
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise from_os_error("cannot make the cgroup", error, path) from None
+    parent = os.path.dirname(path)
+    for file in ("cpuset.cpus", "cpuset.mems"):  # an empty v1 cpuset takes no process (cpusets.rst)
+        if os.path.exists(f"{path}/{file}") and os.path.exists(f"{parent}/{file}"):
+            with open(f"{parent}/{file}", encoding="ascii") as opened:
+                inherited = opened.read().strip()
+            with open(f"{path}/{file}", encoding="ascii") as opened:
+                empty = not opened.read().strip()
+            if empty and inherited and not os.path.exists(f"{path}/cgroup.controllers"):
+                _write(f"{path}/{file}", inherited)
+
+
+def _delegate(path: str) -> None:
+    with open(f"{path}/cgroup.controllers", encoding="ascii") as opened:
+        for name in opened.read().split():
+            try:
+                _write(f"{path}/cgroup.subtree_control", f"+{name}")
+            except OSError:
+                pass  # told by the limit that cannot be set
+
+
+def _write(path: str, value: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def _pids(path: str) -> list[int]:
+    found = []
+    for folder, _, _ in os.walk(path):
+        try:
+            with open(f"{folder}/cgroup.procs", encoding="ascii") as opened:
+                found += [int(line) for line in opened]
+        except OSError:
+            continue
+    return found
+
+
+def _removed(path: str) -> bool:
+    try:
+        for folder, names, _ in os.walk(path, topdown=False):
+            for name in names:
+                os.rmdir(f"{folder}/{name}")
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
+            return False
+        raise
+    return True
+
+
+def values(version: int, resources: Config) -> list[Value]:
+    """The control files and values of linux.resources; pure."""
+    if version == 1:
+        return [*_memory_v1(resources), *_cpu_v1(resources), *_others_v1(resources)]
+    return [*_memory_v2(resources), *_cpu_v2(resources), *_others_v2(resources)]
+
+
+def _present(part: Config, names: dict[str, tuple[str, str]]) -> list[Value]:
+    return [
+        Value(controller, file, str(part[key]))
+        for key, (controller, file) in names.items()
+        if part.get(key) is not None and part[key] != ""
+    ]
+
+
+def _memory_v1(resources: Config) -> list[Value]:
+    memory = nested(resources, "memory")
+    names = {
+        "limit": ("memory", "memory.limit_in_bytes"),
+        "swap": ("memory", "memory.memsw.limit_in_bytes"),
+        "reservation": ("memory", "memory.soft_limit_in_bytes"),
+        "kernelTCP": ("memory", "memory.kmem.tcp.limit_in_bytes"),
+        "swappiness": ("memory", "memory.swappiness"),
+    }
+    wanted = _present(
+        {key: value for key, value in memory.items() if value != 0 or key == "swappiness"}, names
+    )
+    if memory.get("disableOOMKiller"):
+        wanted.append(Value("memory", "memory.oom_control", "1"))
+    return wanted
+
+
+def _cpu_v1(resources: Config) -> list[Value]:
+    cpu = nested(resources, "cpu")
+    names = {
+        "shares": ("cpu", "cpu.shares"),
+        "period": ("cpu", "cpu.cfs_period_us"),
+        "quota": ("cpu", "cpu.cfs_quota_us"),
+        "burst": ("cpu", "cpu.cfs_burst_us"),
+        "realtimePeriod": ("cpu", "cpu.rt_period_us"),
+        "realtimeRuntime": ("cpu", "cpu.rt_runtime_us"),
+        "cpus": ("cpuset", "cpuset.cpus"),
+        "mems": ("cpuset", "cpuset.mems"),
+        "idle": ("cpu", "cpu.idle"),
+    }
+    return _present({key: value for key, value in cpu.items() if value != 0}, names)
+
+
+def _others_v1(resources: Config) -> list[Value]:
+    wanted = _pids_value(resources)
+    block = nested(resources, "blockIO")
+    if block.get("weight"):
+        wanted.append(Value("blkio", _weight_file(), str(block["weight"])))
+    for one in block.get("weightDevice") or ():
+        if one.get("weight") is not None:
+            wanted.append(Value("blkio", f"{_weight_file()}_device", f"{_device(one)} {one['weight']}"))
+    for key, file in _THROTTLE.items():
+        wanted += [
+            Value("blkio", f"blkio.throttle.{file}", f"{_device(one)} {one['rate']}")
+            for one in block.get(key) or ()
+        ]
+    for one in resources.get("hugepageLimits") or ():
+        wanted.append(Value("hugetlb", f"hugetlb.{one['pageSize']}.limit_in_bytes", str(one["limit"])))
+    network = nested(resources, "network")
+    if network.get("classID"):
+        wanted.append(Value("net_cls", "net_cls.classid", str(network["classID"])))
+    for one in network.get("priorities") or ():
+        wanted.append(Value("net_prio", "net_prio.ifpriomap", f"{one['name']} {one['priority']}"))
+    return wanted
+
+
+_THROTTLE = {
+    "throttleReadBpsDevice": "read_bps_device",
+    "throttleWriteBpsDevice": "write_bps_device",
+    "throttleReadIOPSDevice": "read_iops_device",
+    "throttleWriteIOPSDevice": "write_iops_device",
+}
+
+
+def _device(one: Config) -> str:
+    return f"{one['major']}:{one['minor']}"
+
+
+def _weight_file() -> str:
+    """The kernel's scheduler decides the name: cfq had blkio.weight, bfq has its own."""
+    for one in hierarchies():
+        if "blkio" in one.controllers and os.path.exists(f"{one.mountpoint}/blkio.weight"):
+            return "blkio.weight"
+    return _WEIGHT_FILES[0]
+
+
+def _pids_value(resources: Config) -> list[Value]:
+    limit = nested(resources, "pids").get("limit") if nested(resources, "pids") else None
+    if limit is None or limit == 0:
+        return []
+    return [Value("pids", "pids.max", "max" if limit < 0 else str(limit))]
+
+
+def _memory_v2(resources: Config) -> list[Value]:
+    memory = nested(resources, "memory")
+    limit, swap = memory.get("limit"), memory.get("swap")
+    wanted = []
+    if swap:
+        beyond = "max" if swap < 0 else str(swap - (limit or 0))
+        wanted.append(Value("memory", "memory.swap.max", beyond))
+    if limit:
+        wanted.append(Value("memory", "memory.max", "max" if limit < 0 else str(limit)))
+    if memory.get("reservation"):
+        wanted.append(Value("memory", "memory.low", str(memory["reservation"])))
+    return wanted
+
+
+def _cpu_v2(resources: Config) -> list[Value]:
+    cpu = nested(resources, "cpu")
+    wanted = _present(
+        {key: value for key, value in cpu.items() if value != 0},
+        {"cpus": ("cpuset", "cpuset.cpus"), "mems": ("cpuset", "cpuset.mems"), "idle": ("cpu", "cpu.idle")},
+    )
+    if cpu.get("shares"):  # 2..262144 onto 1..10000, as runc and crun map them
+        wanted.append(Value("cpu", "cpu.weight", str(1 + (max(2, cpu["shares"]) - 2) * 9999 // 262142)))
+    if cpu.get("quota") or cpu.get("period"):
+        quota = cpu.get("quota") or -1
+        wanted.append(
+            Value("cpu", "cpu.max", f"{'max' if quota < 0 else quota} {cpu.get('period') or 100000}")
+        )
+    return wanted
+
+
+def _others_v2(resources: Config) -> list[Value]:
+    wanted = _pids_value(resources)
+    block = nested(resources, "blockIO")
+    if block.get("weight"):
+        wanted.append(Value("io", "io.bfq.weight", str(block["weight"])))
+    for key, word in zip(_THROTTLE, ("rbps", "wbps", "riops", "wiops"), strict=True):
+        wanted += [
+            Value("io", "io.max", f"{_device(one)} {word}={one['rate']}") for one in block.get(key) or ()
+        ]
+    for one in resources.get("hugepageLimits") or ():
+        wanted.append(Value("hugetlb", f"hugetlb.{one['pageSize']}.max", str(one["limit"])))
+    for file, value in nested(resources, "unified").items():
+        if "/" in file:
+            raise BadData("cannot set", file, "not the name of a control file")
+        wanted += [Value(file.split(".")[0], file, line) for line in str(value).splitlines()]
+    return wanted
+
+
+# What every container may have: the nodes that we make, terminals, and making (not opening) any node.
+DEFAULT_RULES: tuple[Config, ...] = (
+    {"type": "c", "access": "m"},
+    {"type": "b", "access": "m"},
+    *({"type": "c", "major": 1, "minor": minor, "access": "rwm"} for minor in (3, 5, 7, 8, 9)),
+    {"type": "c", "major": 5, "minor": 0, "access": "rwm"},
+    {"type": "c", "major": 5, "minor": 1, "access": "rwm"},
+    {"type": "c", "major": 5, "minor": 2, "access": "rwm"},
+    {"type": "c", "major": 136, "access": "rwm"},
+)
+
+
+def device_values(rules: list[Config]) -> list[Value]:
+    """The v1 control writes of linux.resources.devices, in order, and of what every container may have."""
+    wanted = []
+    for rule in rules:
+        wanted.append(Value("devices", "devices.allow" if rule.get("allow") else "devices.deny", _rule(rule)))
+    if any(not rule.get("allow") for rule in rules):
+        wanted += [Value("devices", "devices.allow", _rule(rule)) for rule in DEFAULT_RULES]
+    return wanted
+
+
+def _rule(rule: Config) -> str:
+    kind = rule.get("type") or "a"
+    if kind == "a":
+        return "a"
+
+    def shown(value: Any) -> str:
+        return "*" if value is None or value < 0 else str(value)
+
+    access = rule.get("access") or "rwm"
+    return f"{kind} {shown(rule.get('major'))}:{shown(rule.get('minor'))} {access}"
+
+
+def refuse_devices_v2(rules: list[Config]) -> None:
+    """v2 has no files for device rules but eBPF programs; refuse rather than run open."""
+    if any(not rule.get("allow") for rule in rules):
+        raise Failure(
+            "cannot keep linux.resources.devices", why="device rules on cgroup v2 are not built here"
+        )

@@ -1,0 +1,169 @@
+"""start, kill, delete, pause, resume, run: what moves a container from one status to the next."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+
+from containers.oci import child, creating, hooks, states
+from containers.oci.bundle import Bundle
+from containers.oci.creating import Options
+from containers.oci.joining import wait_child
+from containers.oci.states import State
+from host.errors import DeadlinePassed, Failure, NotFound, Usage, WrongState
+
+
+def start(state: State) -> None:
+    """Let the created process run; raises what its exec said."""
+    status = state.status()
+    if status != "created":
+        raise WrongState("cannot start", state.id, f"it is {status}")
+    report = os.open(state.folder / "report", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _write_go(state)
+        os.set_blocking(report, True)
+        said = b"".join(iter(lambda: os.read(report, 4096), b""))
+    finally:
+        os.close(report)
+        for name in ("start", "report"):
+            (state.folder / name).unlink(missing_ok=True)
+    if said:
+        _wait_dead(state)
+        _poststop(state)
+        raise creating.worded(said[1:], state.bundle.config["process"])
+    try:
+        hooks.run(state.bundle, "poststart", state.document("running"))
+    except Failure:
+        _kill_group(state)
+        raise
+
+
+def _write_go(state: State) -> None:
+    try:
+        fd = os.open(state.fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise WrongState("cannot start", state.id, "its process is gone") from None
+        raise
+    try:
+        os.write(fd, child.GO)
+    finally:
+        os.close(fd)
+
+
+def _wait_dead(state: State, deadline_s: float = 10.0) -> None:
+    until = time.monotonic() + deadline_s
+    while state.alive():
+        if time.monotonic() > until:
+            raise DeadlinePassed("cannot end", state.id, f"it lives {deadline_s:g} s after SIGKILL")
+        time.sleep(0.001)
+
+
+def _poststop(state: State) -> list[str]:
+    """Run the poststop hooks; their failures are warnings (runtime.md, lifecycle 13)."""
+    told = []
+    for hook in hooks.listed(state.bundle, "poststop"):
+        try:
+            hooks.run_one("poststop", hook, state.document("stopped"))
+        except Failure as error:
+            told.append(str(error))
+    return told
+
+
+def signal_number(word: str) -> int:
+    """The number of `TERM`, `SIGTERM`, `RTMIN+3` or `15`; Usage for anything else."""
+    if word.isascii() and word.isdigit() and 0 < int(word) < signal.NSIG:
+        return int(word)
+    name, plus, more = word.upper().removeprefix("SIG").partition("+")
+    found = getattr(signal, f"SIG{name}", None)
+    if isinstance(found, signal.Signals) and (not plus or more.isdigit()):
+        return int(found) + int(more or 0)
+    raise Usage("cannot send the signal", repr(word), "no signal of that name")
+
+
+def kill(state: State, number: int, everyone: bool = False) -> None:
+    """Send a signal to the container's process, or to all of its group; WrongState where it does not run."""
+    status = state.status()
+    if everyone and status == "stopped":
+        state.group().kill(number)
+        return
+    if status in ("stopped", "creating"):
+        raise WrongState("cannot kill", state.id, f"container not running: it is {status}")
+    group = state.group()
+    if everyone or not _own_pids(state):
+        group.kill(number)
+    else:
+        _send(state.pid, number)
+    if number == signal.SIGKILL and group.frozen():
+        group.freeze(False)  # a frozen v1 group does not die
+
+
+def _own_pids(state: State) -> bool:
+    """Whether the container has a pid namespace of its own, whose first process takes all with it."""
+    return any(
+        one["type"] == "pid" and not one.get("path") for one in state.bundle.part("linux", "namespaces")
+    )
+
+
+def _send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        raise WrongState("cannot kill", f"process {pid}", "it has ended") from None
+
+
+def _kill_group(state: State) -> None:
+    group = state.group()
+    if group.frozen():
+        group.freeze(False)
+    if state.alive():
+        _send(state.pid, signal.SIGKILL)
+    group.kill()
+    _wait_dead(state)
+
+
+def delete(root: Path, identity: str, force: bool = False) -> list[str]:
+    """Remove a stopped container; with `force` whatever its status, and without error where there is none.
+
+    Returns the warnings of its poststop hooks.
+    """
+    try:
+        state = states.load(root, identity)
+    except NotFound:
+        if force:
+            return []
+        raise
+    status = state.status()
+    if status in ("running", "paused") and not force:
+        raise WrongState("cannot delete", identity, f"it is {status}", "stop it, or give --force")
+    if state.alive():
+        _kill_group(state)
+    state.group().remove()
+    told = _poststop(state) if status != "creating" else []
+    state.remove()
+    return told
+
+
+def pause(state: State, frozen: bool) -> None:
+    """Freeze or thaw."""
+    status = state.status()
+    if status not in (("running", "created") if frozen else ("paused",)):
+        raise WrongState("cannot pause" if frozen else "cannot resume", state.id, f"it is {status}")
+    state.group().freeze(frozen)
+
+
+def run(bundle: Bundle, options: Options, detach: bool, keep: bool) -> int:
+    """create and start; the command's status, or 0 at once with `detach`."""
+    state = creating.create(bundle, options)
+    try:
+        start(state)
+        return 0 if detach else wait_child(state.pid)
+    except BaseException:
+        delete(options.root, options.id, force=True)
+        raise
+    finally:
+        if not detach and not keep:
+            delete(options.root, options.id, force=True)
