@@ -39,7 +39,7 @@ def size_of(fd: int) -> tuple[int, int]:
     """Rows and columns of a terminal; 24x80 where `fd` is none, since programs divide by them."""
     try:
         rows, columns, _, _ = _WINDOW.unpack(fcntl.ioctl(fd, _TIOCGWINSZ, bytes(_WINDOW.size)))
-    except OSError:
+    except (OSError, ValueError):  # no terminal, or no descriptor at all
         return _DEFAULT_SIZE
     return (rows, columns) if rows and columns else _DEFAULT_SIZE
 

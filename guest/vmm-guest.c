@@ -1068,6 +1068,18 @@ static int mind(pid_t child, int signals) {
     }
 }
 
+/* A FIFO's last words die with its last holder: stay until they were read, but not for ever. The others end now. */
+static void let_drain(void) {
+    kill(-1, SIGKILL);
+    for (int waited_ms = 0; waited_ms < 5000; waited_ms++) {
+        int out = 0, err = 0;
+        if (ioctl(1, FIONREAD, &out) < 0) out = 0;
+        if (ioctl(2, FIONREAD, &err) < 0) err = 0;
+        if (out == 0 && err == 0) return;
+        poll(NULL, 0, 1);
+    }
+}
+
 static int hold_usage(void) {
     return say("usage: vmm-guest init|hold|exec [--mark] [--status-fd N] [--report-fd N] [--tty N] -- COMMAND [ARG...]\n"), 125;
 }
@@ -1107,6 +1119,7 @@ static int init_or_hold(char **argv) {
     int status = mind(child, signals);
     drain_terminal();
     if (hold.status_fd >= 0) dprintf(hold.status_fd, "exit %d\n", status);
+    if (hold.status_fd >= 0 && getpid() == 1) let_drain();
     return status;
 }
 
