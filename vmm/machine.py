@@ -81,9 +81,11 @@ class Machine:
         """`kvm` or `tcg`: as the spec says, else as the probe of this host found."""
         if self.spec.accel != "auto":
             return self.spec.accel
+        if self.spec.arch != os.uname().machine:
+            return "tcg"
         from vmm import accelerator
 
-        return accelerator.choose()
+        return accelerator.choose(self.spec.kernel, self.spec.initrd)
 
     def _main(self, stdio: Stdio | None = None) -> ExecRequest:
         command = self.spec.command
