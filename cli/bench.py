@@ -200,16 +200,18 @@ def _say_estimate(made: Plan, campaign: Campaign) -> None:
 
 def _tell(out: Path, campaign: Campaign, conditions: list[Any]) -> int:
     """Write results.csv and summary.md, print the table, and judge the conditions."""
-    from bench.core import export, store, summary
+    from bench.core import export, store, summary, table
     from host import records
 
     rows = summary.rows(campaign.samples)
     records.write_bytes(out / "results.csv", export.to_csv(campaign.samples).encode())
     markdown = export.to_markdown(rows, store.described(out))
     records.write_bytes(out / "summary.md", markdown.encode())
-    print(export.to_table(rows))
+    print(table.to_table(rows))
     for one in campaign.litter():
-        _say(f"left behind by {one['cell']}, run {one['block']}: {one['kind']} {one['what']}")
+        # Mounts, cgroups and links that appeared may be a neighbour's: campaign.json has them.
+        if one["kind"] in ("process", "file"):
+            _say(f"left behind by {one['cell']}, run {one['block']}: {one['kind']} {one['what']}")
     if not any(one.status == "ok" for one in campaign.samples):
         _say("no run worked")
         return 1
@@ -260,7 +262,7 @@ def _history(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from bench.core import export, sample, store, summary
+    from bench.core import export, sample, store, summary, table
 
     loaded = sample.load_all(args.results)
     for note in loaded.notes:
@@ -273,7 +275,7 @@ def _export(args: argparse.Namespace) -> int:
         text = {
             "json": lambda: export.to_json(rows),
             "md": lambda: export.to_markdown(rows, described, loaded.notes),
-            "text": lambda: export.to_table(rows),
+            "text": lambda: table.to_table(rows),
         }[args.format]()
     print(text, end="" if text.endswith("\n") else "\n")
     return 0

@@ -198,8 +198,12 @@ class Campaign:
                 self.progress.note(f"{cell.key}: {words}")
         return self._prepared[key]
 
+    @property
+    def _daemons(self) -> set[str]:
+        return {word for target in self.targets.values() for word in target.daemons}
+
     def _look_for_litter(self, turn: Turn, there: leaks.Snapshot) -> tuple[str, ...]:
-        left = leaks.end_strays(self._known_children)
+        left = leaks.end_strays(self._known_children, self._daemons)
         appeared = leaks.snapshot(self.watched) - there
         self._litter += [(turn.cell.key, turn.block, one) for one in (*left, *sorted(appeared))]
         # Mounts, cgroups and links may be a neighbour's; a process or a file in our folders is the target's.
@@ -239,7 +243,7 @@ class Campaign:
         """Clean every target up, whatever the others do; then say how it ended."""
         for name in dict.fromkeys(key[0] for key in self._prepared):
             self._clean(name)
-        strays = leaks.end_strays(frozenset())
+        strays = leaks.end_strays(frozenset(), self._daemons)
         self._litter += [("campaign", 0, one) for one in strays]
         self.progress.end()
         self._describe(outcome)

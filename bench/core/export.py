@@ -1,4 +1,4 @@
-"""Results for other programs and for people: CSV, Markdown, a table that fits 80 columns."""
+"""Results for other programs and for people: CSV, JSON, Markdown (bench.core.table has the terminal's)."""
 
 from __future__ import annotations
 
@@ -101,33 +101,6 @@ def _leaks(campaign: Mapping[str, Any]) -> list[str]:
         f"- left behind by {one['cell']}, run {one['block']}: {one['kind']} {one['what']}"
         for one in campaign.get("leaks", [])
     ]
-
-
-def to_table(rows: Sequence[Row]) -> str:
-    """The rows for a terminal of 80 columns."""
-    lines: list[str] = []
-    for group, members in by_group(rows):
-        lines += [f"{group}", f"  {heading(members)}"]
-        base = next((row.base for row in members if row.base), None)
-        lines.append(
-            f"  {'':<20} {'n':>3} {'median':>10} {'95 % interval':>22} {f'x {base}' if base else '':>19}"
-        )
-        several = len({row.what for row in members}) > 1
-        for what in dict.fromkeys(row.what for row in members):
-            if several:
-                lines.append(f"  {what}")
-            lines += [_table_row(row) for row in members if row.what == what]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _table_row(row: Row) -> str:
-    if not row.n:
-        return f"  {label(row):<20} {row.why or 'no good run'}"[:79]
-    ratio = f"{ratio_text(row)} {ratio_range(row)}".strip()
-    line = (f"  {label(row):<20} {row.n:>3} {value_text(row.median.estimate, row.what):>10} "
-            f"{range_text(row):>22} {ratio:>19}")  # fmt: skip
-    return (line + (f" {row.bad} bad" if row.bad else "")).rstrip()
 
 
 def by_group(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:

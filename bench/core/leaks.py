@@ -47,11 +47,15 @@ def children() -> frozenset[int]:
     return frozenset()
 
 
-def end_strays(known: frozenset[int], grace_s: float = 0.3) -> list[Litter]:
-    """Reap what ended, kill every other child that is not `known`; tells the ones that had to be killed."""
+def end_strays(known: frozenset[int], daemons: Iterable[str] = (), grace_s: float = 0.3) -> list[Litter]:
+    """Reap what ended, kill every other child that is not `known`; tells the ones that had to be killed.
+
+    A process whose command line has a word of `daemons` is meant to stay: it serves the instances to come.
+    """
     killed: list[Litter] = []
     until_s = time.monotonic() + grace_s
-    while strays := _alive(children() - known):
+    words = tuple(daemons)
+    while strays := _alive(pid for pid in children() - known if not _is_daemon(pid, words)):
         if time.monotonic() < until_s:
             time.sleep(0.01)
             continue
@@ -71,6 +75,11 @@ def _alive(pids: Iterable[int]) -> list[int]:
             if os.waitpid(pid, os.WNOHANG) == (0, 0):
                 running.append(pid)
     return running
+
+
+def _is_daemon(pid: int, words: tuple[str, ...]) -> bool:
+    name = _name(pid) if words else ""
+    return any(word in name for word in words)
 
 
 def _name(pid: int) -> str:

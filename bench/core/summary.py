@@ -48,9 +48,21 @@ def rows(samples: Sequence[Sample], base: str = "ct") -> list[Row]:
         groups[one.cell.removesuffix(f"/{one.target}")][one.target].append(one)
     made: list[Row] = []
     for group, by_target in groups.items():
-        for what in _named(by_target):
-            made += _rows(group, what, by_target, base)
+        names = _named(by_target)
+        ordered = _by_size(by_target, names[0])
+        for what in names:
+            made += _rows(group, what, ordered, base)
     return made
+
+
+def _by_size(by_target: dict[str, list[Sample]], what: str) -> dict[str, list[Sample]]:
+    """Targets from the smallest median up; those without a good run last."""
+
+    def size(target: str) -> float:
+        values = _values(by_target[target], what)
+        return _median(list(values.values())) if values else float("inf")
+
+    return {target: by_target[target] for target in sorted(by_target, key=size)}
 
 
 def _named(by_target: dict[str, list[Sample]]) -> list[str]:

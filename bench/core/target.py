@@ -81,9 +81,13 @@ class Held(Protocol):
 
 
 class Target(Protocol):
-    """One way to start an image. `run_once`, `hold` and `disk` run in a worker process of their own."""
+    """One way to start an image. `run_once`, `hold` and `disk` run in a worker process of their own.
+
+    `daemons` are words in the command lines of processes that a run may start and leave for the next one.
+    """
 
     name: str
+    daemons: tuple[str, ...]
 
     def why_unavailable(self) -> Unavailable | None: ...
     def prepare(self, cell: Cell) -> None: ...

@@ -68,6 +68,11 @@ def parts(spoken: Spoken, cell: Cell, edges: Edges) -> Parts:
     return Parts(status, edges.since_ns(), {}, spoken.status, error=error, output=output)
 
 
+def said_init(stderr: bytes) -> bool:
+    """Whether our init has told when it began."""
+    return _INIT.search(stderr) is not None
+
+
 def _tail(data: bytes) -> str:
     return _INIT.sub(b"", data).decode(errors="replace").strip()[-400:]
 

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from bench.core.target import Unavailable
+from typing import TYPE_CHECKING
+
+from bench.core.target import Cell, Unavailable
+from bench.targets import command
 from bench.targets.ours import Ours, home_is_writable
+from host import paths
+
+if TYPE_CHECKING:
+    from instances.requests import RunRequest
 
 
 class Container(Ours):
-    """`vmm run --ct --rm --init --network none`, without the start of Python."""
+    """`vmm run --ct --rm --network none`, without the start of Python; the guest helper is its pid 1."""
 
     name = "ct"
     kind = "ct"
-    init = True
+    daemons = ("containers.supervisor",)  # one for all detached containers; it ends when it has nothing to do
 
     def why_unavailable(self) -> Unavailable | None:
         """Root, or user namespaces."""
         return home_is_writable()
+
+    def request(self, cell: Cell) -> RunRequest:
+        """The command under our init, which is bound in from outside, as on every other target."""
+        from instances.requests import Volume
+
+        asked = super().request(cell)
+        if cell.mode == "boot":
+            return asked
+        helper = Volume(str(paths.guest_helper()), command.HELPER, read_only=True)
+        return asked._replace(volumes=(helper,), command=command.under_init(asked.command))

@@ -61,6 +61,7 @@ class Docker:
     """`docker run --rm --network none` of the image, imported from the same files."""
 
     name = "docker"
+    daemons: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self._daemon: subprocess.Popen[bytes] | None = None

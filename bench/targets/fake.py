@@ -34,6 +34,7 @@ class Fake:
     """Noise with a known median."""
 
     name = "fake"
+    daemons: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self._runs = 0

@@ -37,6 +37,7 @@ class Process:
     """posix_spawn(3) in a chroot(2)."""
 
     name = "process"
+    daemons: tuple[str, ...] = ()
 
     def why_unavailable(self) -> Unavailable | None:
         """chroot(2) and mount(2) are for root."""

@@ -15,6 +15,7 @@ class LibvirtMachine(Machine):
 
     name = "vm-libvirt"
     driver = "libvirt"
+    daemons = ("libvirtd", "virtlogd", "virtlockd", "dnsmasq")  # doctor tells of them, and how to end them
 
     def why_unavailable(self) -> Unavailable | None:
         """libvirtd and its Python binding."""

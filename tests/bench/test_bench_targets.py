@@ -1,0 +1,117 @@
+"""Targets that really start: each edge in order, the marker's way, and nothing left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from capabilities import need
+
+from bench import targets
+from bench.core import worker
+from bench.core.target import MARKER, Cell, Parts, Target
+from bench.targets import disk_use
+
+ALL = {
+    "process": ("root", "busybox", "guest-helper", "overlay"),
+    "bubblewrap": ("root", "busybox", "guest-helper", "overlay", "bwrap"),
+    "runc": ("root", "busybox", "guest-helper", "overlay", "runc"),
+    "ct": ("root", "busybox", "guest-helper", "overlay", "cgroup"),
+}
+
+
+@pytest.fixture(scope="module")
+def module_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for the module: tiny is made once."""
+    return tmp_path_factory.mktemp("targets") / "home"
+
+
+@pytest.fixture
+def target(
+    request: pytest.FixtureRequest, module_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Target]:
+    need(*ALL[request.param])
+    monkeypatch.setenv("VMM_HOME", str(module_home))
+    made = targets.load([request.param])[request.param]
+    made.prepare(_cell(made))
+    yield made
+    made.cleanup()
+
+
+def _cell(made: Target, **changed: object) -> Cell:
+    return Cell("start", "command", "tiny", made.name, **changed)  # type: ignore[arg-type]
+
+
+def _measured(made: Target, cell: Cell) -> Parts:
+    (ran,) = worker.runs(lambda: made.run_once(cell), 1, 30.0)
+    return ran.parts[0]
+
+
+@pytest.mark.parametrize("target", ALL, indirect=True)
+def test_a_start_passes_its_edges_in_order(target: Target) -> None:
+    parts = _measured(target, _cell(target))
+    assert (parts.status, parts.error, parts.exit_status) == ("ok", None, 0)
+    assert MARKER in parts.output
+    edges = parts.edges_ns
+    assert 0 == edges["t0"] <= edges["t2"] < edges["t6"] < edges["t8"] < edges["t9"]
+
+
+@pytest.mark.parametrize("target", ALL, indirect=True)
+def test_a_command_that_fails_is_a_failed_sample_with_its_status(target: Target) -> None:
+    parts = _measured(target, _cell(target, command=("sh", "-c", "echo no >&2; exit 7")))
+    assert parts.status == "failed"
+    assert parts.exit_status == 7
+    assert "no" in (parts.error or "")
+
+
+@pytest.mark.parametrize("target", ALL, indirect=True)
+def test_a_command_without_the_marker_is_a_failed_sample(target: Target) -> None:
+    parts = _measured(target, _cell(target, command=("sh", "-c", "echo else", MARKER)))
+    assert parts.status == "failed"
+    assert "marker" in (parts.error or "")
+
+
+@pytest.mark.parametrize("target", ALL, indirect=True)
+def test_an_idle_instance_is_weighed_and_gone_afterwards(target: Target) -> None:
+    def job() -> Parts:
+        with target.hold(_cell(target)) as held:
+            pids = held.pids()
+            names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids]
+        left = [pid for pid in pids if os.path.exists(f"/proc/{pid}/root")]
+        return Parts(values={"pids": len(pids), "sleeps": names.count("sleep"), "left": len(left)})
+
+    (ran,) = worker.runs(job, 1, 30.0)
+    assert ran.parts[0].error is None
+    values = ran.parts[0].values
+    assert values["sleeps"] == 1
+    assert values["left"] == 0
+
+
+@pytest.mark.parametrize("target", ["process"], indirect=True)
+def test_the_directory_of_a_killed_worker_is_swept(target: Target, module_home: Path) -> None:
+    from bench.targets import rootfs
+
+    def job() -> Parts:
+        with rootfs.mounted("tiny"):
+            os.kill(os.getpid(), 9)
+        return Parts()
+
+    list(worker.runs(job, 1, 10.0))
+    assert list((module_home / "bench").glob("run-*"))
+    assert len(rootfs.sweep()) == 1
+    assert not list((module_home / "bench").glob("run-*"))
+
+
+def test_disk_counts_holes_and_hard_links_right(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    with open(tmp_path / "d" / "sparse", "wb") as file:
+        file.truncate(1 << 20)
+        file.write(b"x" * 4096)
+    os.link(tmp_path / "d" / "sparse", tmp_path / "d" / "again")
+    found = disk_use.of([tmp_path / "d"])
+    directory = os.lstat(tmp_path / "d")
+    assert found["apparent_bytes"] - directory.st_size == 1 << 20
+    assert found["allocated_bytes"] - directory.st_blocks * 512 == 4096
+    assert found["unique_bytes"] == found["allocated_bytes"]

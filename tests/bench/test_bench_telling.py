@@ -1,0 +1,141 @@
+"""What is printed and exported of samples."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+
+from bench.core import compare, export, summary, table
+from bench.core.progress import Progress
+from bench.core.sample import Sample
+from bench.core.schedule import Turn
+from bench.core.target import Cell
+
+
+def _sample(target: str, block: int, **changed: Any) -> Sample:
+    fields = {"status": "ok", "edges_ns": {"t0": 0, "t8": 1_000_000 * (block + 1)}, **changed}
+    mode = fields.pop("mode", "command")
+    return Sample("c", "sha256:1", "start", f"start/{mode}/tiny/{target}", target, "tiny", mode, block, block,
+                  block < 0, **fields)  # fmt: skip
+
+
+def _starts() -> list[Sample]:
+    samples = [_sample("ct", block) for block in range(-1, 5)]
+    samples += [_sample("vm", block, edges_ns={"t0": 0, "t8": 7_000_000 * (block + 1)}, accelerator="tcg")
+                for block in range(5)]  # fmt: skip
+    samples.append(_sample("docker", 0, status="skipped", error="docker is not installed", edges_ns={}))
+    return [
+        *samples,
+        _sample("vm", 9, status="timeout", error="it had not ended", edges_ns={}, accelerator="tcg"),
+    ]
+
+
+def test_rows_leave_warm_up_out_count_failures_and_pair_by_block() -> None:
+    rows = {row.target: row for row in summary.rows(_starts())}
+    assert (rows["ct"].n, rows["ct"].median.estimate) == (5, 0.003)
+    assert (rows["vm"].n, rows["vm"].bad) == (5, 1)
+    assert rows["vm"].ratio == pytest.approx((7.0, 7.0, 7.0))
+    assert (rows["docker"].n, rows["docker"].why) == (0, "docker is not installed")
+    assert list(rows) == ["ct", "vm", "docker"]
+
+
+def test_the_slope_is_memory_an_instance() -> None:
+    points = [_sample("ct", 0, mode="memory", edges_ns={},
+                      values={"instances": n, "mem_available_drop_bytes": 1e6 * n + 5e6})
+              for n in (1.0, 2.0, 4.0, 8.0)]  # fmt: skip
+    (row,) = summary.rows(points)
+    assert row.what == "slope_bytes"
+    assert row.median.estimate == pytest.approx(1e6)
+
+
+def test_the_table_fits_80_columns_and_says_why_a_target_is_missing() -> None:
+    values = {
+        "pss_bytes": 2e6,
+        "rss_bytes": 3e6,
+        "uss_bytes": 1e6,
+        "guest_used_bytes": 5e7,
+        "configured_bytes": 3e8,
+    }
+    memory = [_sample("ct", 0, mode="memory", values=values)]
+    long = [_sample("vm-libvirt", 0, status="failed", error="x" * 200, edges_ns={})]
+    text = table.to_table(summary.rows([*_starts(), *memory, *long]))
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "docker is not installed" in text
+    assert "1.9 MiB" in text
+
+
+def test_csv_has_one_row_a_sample_with_every_value_in_a_column() -> None:
+    samples = [*_starts(), _sample("ct", 0, mode="memory", values={"pss_bytes": 2.0})]
+    rows = list(csv.DictReader(io.StringIO(export.to_csv(samples))))
+    assert len(rows) == len(samples)
+    assert rows[-1]["pss_bytes"] == "2.0"
+    assert rows[1]["t8_ns"] == "1000000"
+
+
+def test_json_and_markdown_hold_no_nan() -> None:
+    rows = summary.rows([_sample("ct", 0), *_starts()[-2:]])
+    assert json.loads(export.to_json(rows))["rows"][0]["median"]["low"] is None
+    assert "nan" not in export.to_markdown(rows, {})
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def _progress(out: io.StringIO) -> tuple[Progress, list[float]]:
+    now = [0.0]
+    made = Progress(out, clock=lambda: now[0])
+    made.begin({"start/command/tiny/ct": 3, "start/command/tiny/vm": 2}, {"start/command/tiny/vm": 10.0})
+    return made, now
+
+
+def test_the_estimate_learns_from_what_was_measured() -> None:
+    made, now = _progress(io.StringIO())
+    assert made.left_s() == 3 * 1.0 + 2 * 10.0
+    now[0] = 4.0
+    made.done(_sample("ct", 0), 4.0)
+    assert made.left_s() == 2 * 4.0 + 2 * 10.0
+
+
+def test_without_a_terminal_progress_is_plain_lines_now_and_then() -> None:
+    out = io.StringIO()
+    made, now = _progress(out)
+    made.done(_sample("ct", 0), 1.0)
+    assert out.getvalue() == ""
+    now[0] = 11.0
+    made.done(_sample("ct", 1), 1.0)
+    assert out.getvalue() == "2/5  0:21 left  start/command/tiny/ct 2.00 ms\n"
+
+
+def test_on_a_terminal_one_line_is_drawn_over_and_cleared() -> None:
+    out = _Terminal()
+    made, _ = _progress(out)
+    made.turn(Turn(Cell("start", "command", "tiny", "ct"), 0, 0))
+    made.done(_sample("ct", 0), 1.0)
+    made.end()
+    assert out.getvalue().count("\r\x1b[K") == 3
+    assert "\n" not in out.getvalue()
+    assert "1/5" in out.getvalue()
+
+
+def test_odd_and_even_blocks_of_one_run_are_compared_with_what_could_be_seen() -> None:
+    samples = [_sample("ct", block, edges_ns={"t0": 0, "t8": 1_000_000 + block % 5}) for block in range(20)]
+    odd, even = compare.odd_and_even(samples)
+    (verdict,) = compare.compared(compare.by_cell(even), compare.by_cell(odd))
+    assert verdict.words == "equivalent"
+    assert verdict.n == (10, 10)
+    assert verdict.detectable < 0.001
+    assert "equivalent" in compare.to_table([verdict])
+
+
+def test_a_real_difference_between_two_files_is_found() -> None:
+    first = [_sample("ct", block, edges_ns={"t0": 0, "t8": 1_000_000 + block}) for block in range(10)]
+    second = [_sample("ct", block, edges_ns={"t0": 0, "t8": 1_200_000 + block}) for block in range(10)]
+    (verdict,) = compare.compared(compare.by_cell(first), compare.by_cell(second))
+    assert verdict.words == "different"
+    assert verdict.ratio.estimate == pytest.approx(1.2, abs=0.001)
