@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 import time
@@ -20,8 +21,9 @@ from host import paths, records
 from host.errors import Failure
 from vmm import confine, process
 
-# The kernel's own words (init/main.c) when it starts the initramfs' /init.
-MARKER = b"Run /init as init process"
+# The kernel's own words (init/main.c, init/do_mounts.c): it starts the initramfs, or found no root without
+# one.
+MARKER = rb"Run /init as init process|VFS: (?:Cannot open|Unable to mount) root"
 DEADLINE_S = 10.0
 _KVM = "/dev/kvm"
 
@@ -31,6 +33,11 @@ class Verdict(NamedTuple):
 
     accelerator: str
     reason: str
+
+    @property
+    def works(self) -> bool:
+        """Whether machines get KVM."""
+        return self.accelerator == "kvm"
 
 
 def choose(kernel: str, initrd: str, home: Path | None = None) -> str:
@@ -70,8 +77,19 @@ def recorded(home: Path) -> Verdict | None:
     return Verdict(str(record["accelerator"]), str(record["reason"]))
 
 
-def probe(home: Path, kernel: str, initrd: str, timeout_s: float | None = None) -> Verdict:
-    """Boot the guest kernel under KVM until its marker or the deadline, and record the answer."""
+def probe(
+    home: Path | None = None, kernel: str = "", initrd: str = "", timeout_s: float | None = None
+) -> Verdict:
+    """Boot a guest kernel under KVM until its marker or the deadline, and record the answer.
+
+    Without a kernel it takes the one that this home has fetched; where there is none nothing is tried.
+    """
+    home = home or paths.home()
+    kernel = kernel or _fetched_kernel(home)
+    if not kernel:
+        return Verdict(
+            "tcg", "kvm: present, but not tried: no guest kernel is here yet (the first vmm run does)"
+        )
     limit_s = timeout_s if timeout_s is not None else float(os.environ.get("VMM_PROBE_S", DEADLINE_S))
     began = time.monotonic()
     trouble = try_guest(lambda serial: probe_argv(kernel, initrd, serial), MARKER, limit_s)
@@ -84,6 +102,11 @@ def probe(home: Path, kernel: str, initrd: str, timeout_s: float | None = None) 
     record = {**verdict._asdict(), "host_boot_id": _boot_id(), "took_s": round(took_s, 3)}
     records.write(home / "accelerator.json", {**record, "probed_unix_s": time.time()})
     return verdict
+
+
+def _fetched_kernel(home: Path) -> str:
+    found = sorted((home / "cache" / "kernels").glob("*/vmlinux"))
+    return str(found[0]) if found else ""
 
 
 def probe_argv(kernel: str, initrd: str, serial: str) -> list[str]:
@@ -117,7 +140,7 @@ def try_guest(argv: Callable[[str], list[str]], marker: bytes, timeout_s: float)
 def _watch(pid: int, serial: Path, log: Path, marker: bytes, timeout_s: float) -> str:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if marker in serial.read_bytes():
+        if re.search(marker, serial.read_bytes()):
             return ""
         status = process.reap(pid)
         if status is not None:
