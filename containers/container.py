@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from containers import launch, plan, privileges, rootfs, runtime, seccomp, users
+from containers import launch, mounts, plan, privileges, rootfs, runtime, seccomp, users
 from containers.mounts import HELPER
 from containers.plan import Plan
 from containers.spec import ContainerSpec, check
@@ -17,7 +17,7 @@ from host.linux.cgroup import Cgroup, Layout, layout
 from host.stdio import Stdio
 
 if TYPE_CHECKING:
-    from containers.joining import ExecRequest
+    from host.exec_request import ExecRequest
 
 
 class Container:
@@ -79,6 +79,7 @@ class Container:
             cgroup=self.cgroup(),
             limits=self.spec.limits,
             ulimits=self.spec.ulimits,
+            devices=mounts.device_rules(self.spec),
             oom_score_adj=self.spec.oom_score_adj,
             maps=maps,
             terminal=_wish(terminal, made.identity.uid) if terminal else None,
@@ -229,6 +230,65 @@ class Container:
         for path in self.folder.glob("log*"):
             path.unlink()
         runtime.forget(self.run_dir)
+
+    def attach(self, stdio: Stdio, detach_keys: bytes = b"\x10\x11") -> int:
+        """Follow it, with our keys into it, until it ends or the user types the detach keys (0 then)."""
+        from containers import attaching
+
+        return attaching.attach(self, stdio, detach_keys)
+
+    def top(self) -> list[list[str]]:
+        """Its processes, one row each after a header."""
+        from containers import usage
+
+        return usage.top(self)
+
+    def stats(self) -> dict[str, int]:
+        """Counters of its cgroup and network: bytes, ns, counts."""
+        from containers import usage
+
+        return usage.stats(self)
+
+    def update(self, **limits: Any) -> ContainerSpec:
+        """Change limits of the running container (fields of Limits); the spec that holds from now on."""
+        from containers import usage
+        from host.linux.cgroup import Limits
+
+        self.spec = self.spec._replace(limits=usage.update(self, Limits(**limits)))
+        return self.spec
+
+    def copy_in(self, source: Path, target: str) -> None:
+        """Copy a host file or directory in."""
+        from containers import copying
+
+        copying.copy_in(self, source, target)
+
+    def copy_out(self, source: str, target: Path) -> None:
+        """Copy a file or directory of the container to the host."""
+        from containers import copying
+
+        copying.copy_out(self, source, target)
+
+    def diff(self) -> list[tuple[str, str]]:
+        """What differs from the image: (A, C or D, path)."""
+        from containers import changes
+
+        upper = self.folder / "upper"
+        return changes.changes(str(upper), self.spec.lower_dirs) if upper.is_dir() else []
+
+    def explain(self) -> str:
+        """Everything behind the running container, each with the shell command that shows or makes it."""
+        from containers import explaining
+
+        return explaining.explain(self)
+
+    def rename(self, folder: Path, run: Path) -> None:
+        """Follow the record to its new name; raises WrongState while it runs, since its cgroup has the old one."""
+        if self.pid() is not None:
+            raise WrongState("cannot rename", self.spec.name, "it is running", "vmm stop it first")
+        if self.run_dir.is_dir():
+            os.rename(self.run_dir, run)
+        self.folder, self.run_dir = folder, run
 
     def inspect(self) -> dict[str, Any]:
         """What is known of it now, beyond its spec."""

@@ -260,11 +260,18 @@ def _follow(container: Container, reader: logs.Reader, timestamps: bool, out_fd:
 
 
 def _last_words(container: Container, reader: logs.Reader, timestamps: bool, out_fd: int) -> None:
-    """The supervisor removes the FIFOs when it has drained them: then nothing more will come."""
-    deadline = time.monotonic() + 2
+    wait_drained(container)
+    _write(out_fd, reader.records(), timestamps)
+
+
+def wait_drained(container: Container) -> None:
+    """Wait until the supervisor has drained the FIFOs, which it then removes: nothing more will come."""
+    deadline = time.monotonic() + _DRAIN_S
     while (container.run_dir / "stdout").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    _write(out_fd, reader.records(), timestamps)
+
+
+_DRAIN_S = 2.0
 
 
 def _write(out_fd: int, found: object, timestamps: bool) -> None:

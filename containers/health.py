@@ -61,7 +61,7 @@ class Checker:
         """In a child of the supervisor: enter, run, and leave with the command's status."""
         status = 125
         try:
-            from containers.joining import ExecRequest
+            from host.exec_request import ExecRequest
 
             null = os.open(os.devnull, os.O_RDONLY)
             status = self.container.exec(ExecRequest(self.health.argv), Stdio(null, write, write))

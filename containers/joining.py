@@ -11,6 +11,7 @@ from containers import foreground, launch, plan, runtime, users
 from host import paths
 from host.edges import Edges
 from host.errors import Failure, WrongState
+from host.exec_request import ExecRequest
 from host.linux import syscalls as sc
 from host.stdio import Stdio
 
@@ -20,18 +21,6 @@ if TYPE_CHECKING:
 _F_ADD_SEALS, _ALL_SEALS = 1033, 0x0F  # fcntl(2): SEAL, SHRINK, GROW, WRITE
 # setns(2): the user namespace first gives the right to the others; the mount namespace last takes the host's view.
 _ORDER = ("user", "ipc", "uts", "net", "pid", "cgroup", "mnt")
-
-
-class ExecRequest(NamedTuple):
-    """A command for a running instance; empty `cwd` and `user` are the instance's own."""
-
-    argv: tuple[str, ...]
-    env: tuple[str, ...] = ()
-    cwd: str = ""
-    user: str = ""
-    tty: bool = False
-    interactive: bool = False
-    privileged: bool = False
 
 
 def run(container: Container, request: ExecRequest, stdio: Stdio, edges: Edges | None = None) -> int:

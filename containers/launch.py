@@ -49,6 +49,7 @@ class Launch(NamedTuple):
     cgroup: Cgroup
     limits: Limits | None
     ulimits: tuple[tuple[str, int, int], ...] = ()
+    devices: tuple[str, ...] = ()
     oom_score_adj: int | None = None
     maps: IdMaps | None = None
     terminal: Wish | None = None
@@ -100,7 +101,7 @@ def _prepare(pid: int, launch: Launch, gate: int, before_go: Callable[[int], Non
         idmap.write(pid, launch.maps)
         _open_gate(gate)
     if launch.limits is not None:
-        launch.cgroup.create(launch.limits)
+        launch.cgroup.create(launch.limits, launch.devices)
     launch.cgroup.add(pid)
     _limit_process(pid, launch)
     before_go(pid)

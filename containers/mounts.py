@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from containers.spec import ContainerSpec, Mount
+from containers.spec import ContainerSpec, Device, Mount
+from host.errors import NotFound, Usage
 from host.linux import syscalls as sc
 
 NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
@@ -47,6 +48,32 @@ class Host(NamedTuple):
     own_user: bool
     rootless: bool
     helper: str = ""
+
+
+# What everybody may use, as docker has it: any node may be made (CAP_MKNOD permitting), these may be opened.
+_DEVICE_RULES = ("c *:* m", "b *:* m", "c 5:1 rwm", "c 5:2 rwm", "c 136:* rwm")
+
+
+def device_rules(spec: ContainerSpec) -> tuple[str, ...]:
+    """The device cgroup's allowed list; empty (all) for a privileged container."""
+    if spec.privileged:
+        return ()
+    nodes = tuple(f"c {major}:{minor} rwm" for _, major, minor in NODES)
+    return (*_DEVICE_RULES, *nodes, *(_rule(one) for one in spec.devices))
+
+
+def _rule(device: Device) -> str:
+    import os
+    import stat
+
+    try:
+        seen = os.stat(device.source)
+    except OSError as error:
+        raise NotFound("cannot give the device", device.source, os.strerror(error.errno or 0)) from None
+    kind = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}.get(stat.S_IFMT(seen.st_mode))
+    if kind is None:
+        raise Usage("cannot give the device", device.source, "it is not a device node")
+    return f"{kind} {os.major(seen.st_rdev)}:{os.minor(seen.st_rdev)} {device.access}"
 
 
 def root(spec: ContainerSpec, host: Host) -> list[Op]:

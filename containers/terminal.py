@@ -87,30 +87,27 @@ class Relay:
     """Carry bytes between the user's descriptors and the master until the far side hangs up.
 
     `ended` is asked whenever a child changes; `forward` gets each signal that is meant for the command.
-    `detach` is the key sequence that leaves the command running (empty: none).
     """
 
-    def __init__(self, stdin: int, stdout: int, master: int, detach: bytes = b"") -> None:
-        self.stdin, self.stdout, self.master, self.detach = stdin, stdout, master, detach
-        self.detached = False
-        self._held = b""
+    def __init__(self, stdin: int, stdout: int, master: int) -> None:
+        self.stdin, self.stdout, self.master = stdin, stdout, master
 
     def carry(
         self, ended: Callable[[], bool], forward: Callable[[int], None], signals: frozenset[int]
     ) -> None:
         """Run until `ended`; the user's terminal is raw meanwhile and as it was afterwards."""
-        with _raw(self.stdin), _Wakeup({signal.SIGCHLD, signal.SIGWINCH, *signals}) as wakeup:
+        with raw(self.stdin), Wakeup({signal.SIGCHLD, signal.SIGWINCH, *signals}) as wakeup:
             self._follow_size()
             self._pump(ended, forward, wakeup)
         self._drain()
 
-    def _pump(self, ended: Callable[[], bool], forward: Callable[[int], None], wakeup: _Wakeup) -> None:
+    def _pump(self, ended: Callable[[], bool], forward: Callable[[int], None], wakeup: Wakeup) -> None:
         import select
 
         poll = select.poll()
         for fd in (self.stdin, self.master, wakeup.fd):
             poll.register(fd, select.POLLIN)
-        while not self.detached and not ended():
+        while not ended():
             for fd, events in poll.poll(1000):
                 if fd == wakeup.fd:
                     self._signals(wakeup, forward)
@@ -119,7 +116,7 @@ class Relay:
                 elif fd == self.stdin and not self._input():
                     poll.unregister(fd)
 
-    def _signals(self, wakeup: _Wakeup, forward: Callable[[int], None]) -> None:
+    def _signals(self, wakeup: Wakeup, forward: Callable[[int], None]) -> None:
         for number in wakeup.numbers():
             if number == signal.SIGWINCH:
                 self._follow_size()
@@ -137,29 +134,16 @@ class Relay:
             if error.errno == errno.EIO:  # pty(7): all slaves closed
                 return False
             raise
-        _write_all(self.stdout, data)
+        write_all(self.stdout, data)
         return bool(data)
 
     def _input(self) -> bool:
         data = os.read(self.stdin, 65536)
         if not data:
-            _write_all(self.master, b"\x04")  # end of file as a terminal says it
+            write_all(self.master, b"\x04")  # end of file as a terminal says it
             return False
-        if self.detach:
-            data = self._without_detach_keys(data)
-        _write_all(self.master, data)
+        write_all(self.master, data)
         return True
-
-    def _without_detach_keys(self, data: bytes) -> bytes:
-        """The bytes to send on; a started sequence is held back until it is whole or broken."""
-        data = self._held + data
-        position = data.find(self.detach)
-        if position >= 0:
-            self.detached = True
-            return data[:position]
-        length = next((n for n in range(len(self.detach) - 1, 0, -1) if data.endswith(self.detach[:n])), 0)
-        self._held = data[len(data) - length :] if length else b""
-        return data[: len(data) - length]
 
     def _drain(self) -> None:
         import select
@@ -171,13 +155,33 @@ class Relay:
                 return
 
 
-def _write_all(fd: int, data: bytes) -> None:
+class Keys:
+    """Find the sequence that leaves the command running among the keys typed."""
+
+    def __init__(self, sequence: bytes) -> None:
+        self.sequence, self.detached, self._held = sequence, False, b""
+
+    def take(self, data: bytes) -> bytes:
+        """The bytes to send on; a started sequence is held back until it is whole or broken."""
+        data = self._held + data
+        position = data.find(self.sequence) if self.sequence else -1
+        if position >= 0:
+            self.detached = True
+            return data[:position]
+        begun = range(len(self.sequence) - 1, 0, -1)
+        length = next((n for n in begun if data.endswith(self.sequence[:n])), 0)
+        self._held = data[len(data) - length :]
+        return data[: len(data) - length]
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it, however often write(2) stops short."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
-class _raw:
+class raw:
     """The user's terminal in raw mode: every key goes to the command, Ctrl-C too."""
 
     def __init__(self, fd: int) -> None:
@@ -187,7 +191,7 @@ class _raw:
         import termios
         import tty
 
-        self.before = termios.tcgetattr(self.fd) if os.isatty(self.fd) else None
+        self.before = termios.tcgetattr(self.fd) if self.fd >= 0 and os.isatty(self.fd) else None
         if self.before:
             tty.setraw(self.fd)
 
@@ -198,13 +202,13 @@ class _raw:
             termios.tcsetattr(self.fd, termios.TCSADRAIN, self.before)
 
 
-class _Wakeup:
+class Wakeup:
     """Signals as readable bytes (signal.set_wakeup_fd), so that poll never misses one."""
 
     def __init__(self, numbers: set[int]) -> None:
         self._numbers = numbers
 
-    def __enter__(self) -> _Wakeup:
+    def __enter__(self) -> Wakeup:
         self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._handlers = {number: signal.signal(number, _nothing) for number in self._numbers}
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
@@ -212,6 +216,7 @@ class _Wakeup:
         return self
 
     def numbers(self) -> bytes:
+        """The signals that came, one byte each."""
         return os.read(self.fd, 4096)
 
     def __exit__(self, *_: object) -> None:

@@ -10,7 +10,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -168,13 +168,14 @@ class Cgroup:
         """The directories of this group that exist."""
         return [path for path in self._places() if os.path.isdir(path)]
 
-    def create(self, limits: Limits) -> None:
+    def create(self, limits: Limits, devices: Sequence[str] = ()) -> None:
         """Make the group and impose the limits; raises HostUnfit for one that was asked and cannot be set.
 
-        `left_out` names the defaults that this host could not set.
+        `devices` are the only ones it may use ("c 1:3 rwm"); none given allows all. `left_out` names the defaults
+        that this host could not set.
         """
-        wanted = settings(self.layout.version, limits)
-        self._refuse_missing(wanted)
+        wanted = settings(self.layout.version, limits) + self._device_rules(devices)
+        self.refuse_missing(wanted)
         names = dict.fromkeys((*DEFAULT_CONTROLLERS, *(one.controller for one in wanted)))
         try:
             for path in dict.fromkeys(self.directory(name) for name in self.layout.controllers(names)):
@@ -185,7 +186,25 @@ class Cgroup:
             self.remove()
             raise
 
-    def _refuse_missing(self, wanted: list[Setting]) -> None:
+    def _device_rules(self, devices: Sequence[str]) -> list[Setting]:
+        if self.layout.version == 2 or not devices:
+            return []
+        # devices.rst (v1): deny all first, an allow alone takes nothing away
+        rules = [Setting("devices", "devices.deny", "a", asked=False)]
+        return rules + [Setting("devices", "devices.allow", one, asked=False) for one in devices]
+
+    def require(self, controllers: Iterable[str]) -> None:
+        """Extend a group that has processes to further controllers."""
+        paths = [self.directory(name) for name in self.layout.controllers(controllers)]
+        missing = [path for path in dict.fromkeys(paths) if path and not os.path.isdir(path)]
+        pids = self.pids() if missing else []
+        for path in missing:
+            self._mkdir(path)
+            for pid in pids:
+                _write(f"{path}/cgroup.procs", str(pid))
+
+    def refuse_missing(self, wanted: list[Setting]) -> None:
+        """Raise HostUnfit for an asked setting whose controller is not ours; note the defaults left out."""
         for one in wanted:
             if one.controller in self.layout.bases:
                 continue

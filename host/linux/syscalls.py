@@ -80,6 +80,7 @@ CLOSE_RANGE_CLOEXEC = 4
 _NR_PIDFD_SEND_SIGNAL = 424
 _NR_CLONE3 = 435
 _NR_OPENAT2 = 437
+_NR_PIDFD_GETFD = 438
 
 # sys/inotify.h
 IN_MODIFY = 0x2
@@ -132,6 +133,9 @@ _sigemptyset = _prototype("sigemptyset", c_char_p)
 _sigprocmask = _prototype("sigprocmask", c_int, c_char_p, c_char_p)
 _inotify_init1 = _prototype("inotify_init1", c_int)
 _inotify_add_watch = _prototype("inotify_add_watch", c_int, c_char_p, c_uint)
+_fsopen = _prototype("fsopen", c_char_p, c_uint)
+_fsconfig = _prototype("fsconfig", c_int, c_uint, c_char_p, c_char_p, c_int)
+_fsmount = _prototype("fsmount", c_int, c_uint, c_uint)
 _execveat = _prototype("execveat", c_int, c_char_p, c_void_p, c_void_p, c_int)
 
 
@@ -321,3 +325,54 @@ def inotify(path: bytes, mask: int) -> int:
         os.close(fd)
         raise error
     return fd
+
+
+def overlay(options: bytes) -> int:
+    """A descriptor of an overlay mount that is attached nowhere: fsopen(2), fsconfig(2), fsmount(2).
+
+    `options` are those of mount(8), with `\\` before a comma or colon that belongs to a path.
+    """
+    context: int = _fsopen(b"overlay", 1)  # FSOPEN_CLOEXEC
+    if context < 0:
+        raise _failed()
+    try:
+        for word in split_options(options):
+            key, _, value = word.partition(b"=")
+            command = 1 if value else 0  # FSCONFIG_SET_STRING, FSCONFIG_SET_FLAG
+            if _fsconfig(context, command, key, value or None, 0):
+                raise _failed(word)
+        if _fsconfig(context, 6, None, None, 0):  # FSCONFIG_CMD_CREATE
+            raise _failed(b"overlay")
+        mounted: int = _fsmount(context, 1, 0)  # FSMOUNT_CLOEXEC
+        if mounted < 0:
+            raise _failed(b"overlay")
+        return mounted
+    finally:
+        os.close(context)
+
+
+def split_options(options: bytes) -> list[bytes]:
+    """Mount options at the commas that no backslash protects, the protection of commas taken off."""
+    words, word, position = [], b"", 0
+    while position < len(options):
+        one = options[position : position + 1]
+        if one == b"\\":
+            two = options[position : position + 2]
+            word += two[1:] if two == b"\\," else two
+            position += 2
+            continue
+        if one == b",":
+            words.append(word)
+            word = b""
+        else:
+            word += one
+        position += 1
+    return [*words, word]
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """pidfd_getfd(2): a copy of another process's descriptor."""
+    got: int = _syscall(_NR_PIDFD_GETFD, pidfd, fd, 0, 0, 0)
+    if got < 0:
+        raise _failed()
+    return got
