@@ -28,6 +28,16 @@ class Bundle(NamedTuple):
         """The absolute path of the container's root."""
         return os.path.normpath(os.path.join(self.path, self.config["root"]["path"]))
 
+    def has_own(self, kind: str) -> bool:
+        """Whether the bundle asks for a new namespace of a kind."""
+        return any(
+            one.get("type") == kind and not one.get("path") for one in self.part("linux", "namespaces") or ()
+        )
+
+    def has(self, kind: str) -> bool:
+        """Whether the bundle asks for a namespace of a kind, new or joined."""
+        return any(one.get("type") == kind for one in self.part("linux", "namespaces") or ())
+
     def part(self, *keys: str) -> Any:
         """A nested value, or an empty dict where one of the keys is not there or null."""
         return nested(self.config, *keys)
@@ -76,8 +86,6 @@ def check(bundle: Bundle) -> None:
     kinds = [one.get("type") for one in bundle.part("linux", "namespaces") or ()]
     if len(kinds) != len(set(kinds)):
         raise BadData("cannot use the bundle", bundle.path, "a namespace is listed twice")
-    if "mount" not in kinds:
-        raise Unsupported("cannot use the bundle", bundle.path, "it has no mount namespace of its own")
     if bundle.part("hostname") and "uts" not in kinds:
         raise BadData("cannot use the bundle", bundle.path, "a host name needs a uts namespace")
     if "process" in config and config["process"] is not None:

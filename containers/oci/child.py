@@ -44,6 +44,7 @@ class Child(NamedTuple):
     own_user: bool
     own_cgroup: bool
     memory_apart: bool
+    own_mounts: bool
     rootfs: bytes
     propagation: int
     mounts: list[effects.Step]
@@ -82,7 +83,8 @@ def main(child: Child) -> None:
             os.close(fd)
         _namespaces(child)
         stage[0] = MOUNTS
-        effects.enter_root(child.rootfs)
+        enter = effects.enter_root if child.own_mounts else effects.enter_shared_root
+        enter(child.rootfs)
         for call, arguments in child.mounts:
             call(*arguments)
         os.write(child.report, HOOKS)
@@ -128,7 +130,10 @@ def _namespaces(child: Child) -> None:
 def _enter(child: Child, stage: list[int]) -> None:
     """Everything between the hooks and the readiness to start."""
     stage[0] = ROOT
-    effects.pivot(child.propagation)
+    if child.own_mounts:
+        effects.pivot(child.propagation)
+    else:
+        effects.change_root()
     if child.hostname:
         sc.sethostname(child.hostname)
     if child.domainname:

@@ -97,8 +97,18 @@ def _born(state: State, options: Options, opened: list[int]) -> State:
         return _brought_up(state._replace(pid=pid, started_ticks=states.ticks(pid)), options, group, pipes)
     except BaseException:
         put_down(pid)
+        release_mounts(bundle)
         group.remove()
         raise
+
+
+def release_mounts(bundle: Bundle) -> None:
+    """Take away what a bundle without a mount namespace has left on the host; others leave nothing."""
+    if not bundle.has("mount"):
+        try:
+            sc.umount2(os.fsencode(bundle.rootfs), sc.MNT_DETACH | sc.UMOUNT_NOFOLLOW)
+        except OSError:
+            pass  # nothing is mounted there
 
 
 class Pipes(NamedTuple):
@@ -147,9 +157,10 @@ def _child(
     spaces = {one["type"]: one.get("path") for one in linux.get("namespaces") or ()}
     own_user = "user" in spaces
     program = filters.program(linux.get("seccomp") or {}, str(options.root / CACHE))
-    wanted, unknown = rights.of_process(process, program)
-    for name in unknown:
-        options.warn(f"this kernel has no capability {name}: left out")
+    held = None if own_user else rights.ours()
+    wanted, missing = rights.of_process(process, program, held)
+    for name in missing:
+        options.warn(f"the capability {name} cannot be granted here: left out")
     start, report = _start_fifos(state, opened)
     pairs = group.directories() if group.version == 1 else []
     ops = mounting.operations(bundle, pairs, own_user) + mounting.devices(bundle, own_user)
@@ -160,6 +171,7 @@ def _child(
         own_user=own_user and not spaces.get("user"),
         own_cgroup="cgroup" in spaces and not spaces["cgroup"],
         memory_apart=group.version == 1,
+        own_mounts="mount" in spaces,
         rootfs=os.fsencode(bundle.rootfs),
         mounts=effects.compiled(ops),
         container_hooks=_container_hooks(state),
@@ -404,8 +416,9 @@ def _brought_up(state: State, options: Options, group: groups.Group, pipes: Pipe
     """Lead the child through its stages; the state is written when it is ready."""
     os.write(pipes.gate_write, child.GO)
     _expect(pipes.report_read, child.HOOKS, state)
-    for name in ("prestart", "createRuntime"):
-        hooks.run(state.bundle, name, state.document("creating") | {"pid": state.pid})
+    # prestart is older than the status "creating": its hooks were promised a created container.
+    for name, status in (("prestart", "created"), ("createRuntime", "creating")):
+        hooks.run(state.bundle, name, state.document(status) | {"pid": state.pid})
     os.write(pipes.gate_write, child.GO)
     # Memory last: what we allocate until here is not the container's (a small limit would kill it).
     if group.version == 1:

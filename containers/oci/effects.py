@@ -39,6 +39,24 @@ def enter_root(rootfs: bytes) -> None:
     _trees[MASK_SLOT] = sc.open_tree(sc.AT_FDCWD, b"/dev/null", sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC)
 
 
+def enter_shared_root(rootfs: bytes) -> None:
+    """Without a mount namespace: all that we mount lies on one mount over the root, which `delete` takes
+    away.
+    """
+    global _root
+    sc.mount(rootfs, rootfs, None, sc.MS_BIND | sc.MS_REC)
+    sc.mount(None, rootfs, None, sc.MS_PRIVATE | sc.MS_REC)
+    _root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    _trees[MASK_SLOT] = sc.open_tree(sc.AT_FDCWD, b"/dev/null", sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC)
+
+
+def change_root() -> None:
+    """chroot(2), where pivot_root(2) would take the host's root away: a bundle without a mount namespace."""
+    os.fchdir(_root)
+    os.chroot(b".")
+    os.chdir(b"/")
+
+
 def pivot(propagation: int) -> None:
     """Make the root "/" and let go of the host's: pivot_root(2), NOTES."""
     global _root

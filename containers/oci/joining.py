@@ -113,7 +113,8 @@ def _joiner(
     namespaces = tuple(_namespaces(state.pid))
     opened += namespaces
     profile = state.bundle.part("linux", "seccomp") or {}
-    wanted, _ = rights.of_process(process, filters.program(profile, cache))
+    held = None if _other(state.pid, "user") else rights.ours()
+    wanted, _ = rights.of_process(process, filters.program(profile, cache), held)
     env = creating.environment(process, f"/proc/{state.pid}/root")
     console = creating.console(asked.console_socket, opened) if process.get("terminal") else -1
     return Joiner(

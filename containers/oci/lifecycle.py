@@ -16,8 +16,11 @@ from containers.oci.states import State
 from host.errors import DeadlinePassed, Failure, NotFound, Usage, WrongState
 
 
-def start(state: State) -> None:
-    """Let the created process run; raises what its exec said."""
+def start(state: State) -> list[str]:
+    """Let the created process run; raises what its exec said.
+
+    Returns the failures of poststart hooks: a warning, up to runtime-spec 1.2 (runtime.md, lifecycle 9).
+    """
     status = state.status()
     if status != "created":
         raise WrongState("cannot start", state.id, f"it is {status}")
@@ -32,13 +35,9 @@ def start(state: State) -> None:
             (state.folder / name).unlink(missing_ok=True)
     if said:
         _wait_dead(state)
-        _poststop(state)
+        _run_all(state, "poststop", "stopped")
         raise creating.worded(said[1:], state.bundle.config["process"])
-    try:
-        hooks.run(state.bundle, "poststart", state.document("running"))
-    except Failure:
-        _kill_group(state)
-        raise
+    return _run_all(state, "poststart", "running")
 
 
 def _write_go(state: State) -> None:
@@ -62,12 +61,12 @@ def _wait_dead(state: State, deadline_s: float = 10.0) -> None:
         time.sleep(0.001)
 
 
-def _poststop(state: State) -> list[str]:
-    """Run the poststop hooks; their failures are warnings (runtime.md, lifecycle 13)."""
+def _run_all(state: State, name: str, status: str) -> list[str]:
+    """Run all hooks of a moment whose failures are warnings, and tell these."""
     told = []
-    for hook in hooks.listed(state.bundle, "poststop"):
+    for hook in hooks.listed(state.bundle, name):
         try:
-            hooks.run_one("poststop", hook, state.document("stopped"))
+            hooks.run_one(name, hook, state.document(status))
         except Failure as error:
             told.append(str(error))
     return told
@@ -103,9 +102,7 @@ def kill(state: State, number: int, everyone: bool = False) -> None:
 
 def _own_pids(state: State) -> bool:
     """Whether the container has a pid namespace of its own, whose first process takes all with it."""
-    return any(
-        one["type"] == "pid" and not one.get("path") for one in state.bundle.part("linux", "namespaces")
-    )
+    return state.bundle.has_own("pid")
 
 
 def _send(pid: int, number: int) -> None:
@@ -137,12 +134,13 @@ def delete(root: Path, identity: str, force: bool = False) -> list[str]:
             return []
         raise
     status = state.status()
-    if status in ("running", "paused") and not force:
+    if status in ("created", "running", "paused") and not force:
         raise WrongState("cannot delete", identity, f"it is {status}", "stop it, or give --force")
     if state.alive():
         _kill_group(state)
     state.group().remove()
-    told = _poststop(state) if status != "creating" else []
+    creating.release_mounts(state.bundle)
+    told = _run_all(state, "poststop", "stopped") if status != "creating" else []
     state.remove()
     return told
 
@@ -159,7 +157,8 @@ def run(bundle: Bundle, options: Options, detach: bool, keep: bool) -> int:
     """create and start; the command's status, or 0 at once with `detach`."""
     state = creating.create(bundle, options)
     try:
-        start(state)
+        for warning in start(state):
+            options.warn(warning)
         return 0 if detach else wait_child(state.pid)
     except BaseException:
         delete(options.root, options.id, force=True)

@@ -260,7 +260,8 @@ def _run(words: Words) -> int:
 def _start(words: Words) -> int:
     from containers.oci import lifecycle
 
-    lifecycle.start(_state(words))
+    for warning in lifecycle.start(_state(words)):
+        _log(words, "warning", warning)
     return 0
 
 

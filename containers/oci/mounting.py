@@ -162,9 +162,7 @@ def _one(
 
 
 def _owns_network(bundle: Bundle) -> bool:
-    return any(
-        one["type"] == "network" and not one.get("path") for one in bundle.part("linux", "namespaces") or ()
-    )
+    return bundle.has_own("network")
 
 
 def _bind(bundle: Bundle, slot: int, target: str, source: str, wanted: Mounting) -> list[Op]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from containers.capabilities import mask
@@ -26,34 +27,49 @@ class Rights(NamedTuple):
     program: bytes
 
 
-def of_process(process: Config, program: bytes) -> tuple[Rights, list[str]]:
-    """The rights of process.*, and the names of capabilities that this kernel does not have (a warning, not
-    an error).
+def ours() -> int:
+    """The capabilities that this process holds and so may hand on: not all, even for root, in a container."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        pairs = [line.partition(":") for line in file if line.startswith("Cap")]
+    held = {key: int(value, 16) for key, _, value in pairs}
+    return held["CapPrm"] & held["CapBnd"]
+
+
+def of_process(process: Config, program: bytes, held: int | None = None) -> tuple[Rights, list[str]]:
+    """The rights of process.*, and the capabilities that cannot be granted: not the kernel's, or not in
+    `held`.
+
+    The runtime-spec wants a warning for these and no error (config.md, capabilities).
     """
     user = process.get("user") or {}
-    unknown: list[str] = []
-    sets = process.get("capabilities")
-    masks = tuple(_mask((sets or {}).get(name) or (), unknown) for name in _SETS)
+    missing: list[str] = []
+    sets = process.get("capabilities") or {}
+    masks = [_mask(sets.get(name) or (), missing, held) for name in _SETS]
+    masks[-1] &= masks[2] & masks[3]  # ambient: only what is permitted and inheritable (capabilities(7))
     umask = user.get("umask")
     rights = Rights(
         int(user.get("uid", 0)),
         int(user.get("gid", 0)),
         tuple(user.get("additionalGids") or ()),
         0o022 if umask is None else int(umask),
-        masks,
+        tuple(masks),
         bool(process.get("noNewPrivileges")),
         program,
     )
-    return rights, sorted(set(unknown))
+    return rights, sorted(set(missing))
 
 
-def _mask(names: list[str] | tuple[()], unknown: list[str]) -> int:
+def _mask(names: Iterable[str], missing: list[str], held: int | None) -> int:
     bits = 0
     for name in names:
         try:
-            bits |= mask([name])
+            bit = mask([name])
         except Usage:
-            unknown.append(name)
+            bit = 0
+        granted = bit if held is None else bit & held
+        bits |= granted
+        if not granted:
+            missing.append(name)
     return bits
 
 
