@@ -191,7 +191,7 @@ def _kvm() -> str:
     _kvm_device()
     from vmm import accelerator
 
-    found = accelerator.probe()
+    found = accelerator.closed() or accelerator.recorded(paths.home()) or accelerator.probe()
     if not found.works:
         raise _no(found.reason, "nothing to do: machines use tcg; --accel kvm insists")
     return found.reason

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, InUse, Unsupported, Usage, WrongState
 from host.exec_request import ExecRequest
-from instances import kinds, names, registry, wiring
+from instances import events, kinds, names, registry, wiring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +35,7 @@ def run(request: RunRequest, stdio: Stdio, edges: Edges) -> int:
         backend = kinds.backend(instance)
         with _unmade_on_failure(instance, backend):
             status = backend.run(stdio, edges)
+        events.happened("exited", instance.name, instance.kind, status=status)
         if instance.rm:
             _discard(instance, backend)
         edges.mark("t9")
@@ -47,6 +48,7 @@ def run_detached(request: RunRequest, edges: Edges) -> Instance:
         backend = kinds.backend(instance)
         with _unmade_on_failure(instance, backend):
             backend.start(edges)
+        events.happened("started", instance.name, instance.kind)
         return instance
 
 
@@ -72,6 +74,7 @@ def _made(request: RunRequest, edges: Edges) -> Iterator[Instance]:
             registry.save(instance, durable=not request.rm)
             owned.enter_context(registry.owned(folder))
         edges.mark("t1")
+        events.happened("created", instance.name, instance.kind, image=instance.image)
         yield instance
 
 
@@ -99,6 +102,7 @@ def _discard(instance: Instance, backend: kinds.Backend) -> None:
     with contextlib.suppress(FileNotFoundError):
         backend.remove()
     registry.remove_folder(instance.folder)
+    events.happened("removed", instance.name, instance.kind)
 
 
 def start(instance: Instance, edges: Edges | None = None) -> None:
@@ -108,6 +112,7 @@ def start(instance: Instance, edges: Edges | None = None) -> None:
         if backend.state() in kinds.RUNNING:
             raise WrongState("cannot start", instance.name, f"it is {backend.state()} already")
         backend.start(edges or Edges())
+        events.happened("started", instance.name, instance.kind)
 
 
 def stop(instance: Instance, time_s: float) -> str:
@@ -117,7 +122,11 @@ def stop(instance: Instance, time_s: float) -> str:
     """
     with registry.held(instance, wait_s=time_s + 30):
         backend = kinds.backend(instance)
-        return (backend.stop(time_s) or "") if backend.state() in kinds.RUNNING else ""
+        if backend.state() not in kinds.RUNNING:
+            return ""
+        forced = backend.stop(time_s) or ""
+        events.happened("stopped", instance.name, instance.kind)
+        return forced
 
 
 def restart(instance: Instance, time_s: float) -> None:
@@ -127,6 +136,7 @@ def restart(instance: Instance, time_s: float) -> None:
         if backend.state() in kinds.RUNNING:
             backend.stop(time_s)
         backend.start(Edges())
+        events.happened("restarted", instance.name, instance.kind)
 
 
 def start_attached(instance: Instance, stdio: Stdio) -> int:
@@ -147,6 +157,7 @@ def kill(instance: Instance, signal: int) -> None:
     backend = kinds.backend(instance)
     _must_run(backend, instance, "signal")
     backend.kill(signal)
+    events.happened("killed", instance.name, instance.kind, signal=signal)
 
 
 def pause(instance: Instance) -> None:
@@ -155,6 +166,7 @@ def pause(instance: Instance) -> None:
         backend = kinds.backend(instance)
         _must_run(backend, instance, "pause")
         backend.pause()
+        events.happened("paused", instance.name, instance.kind)
 
 
 def resume(instance: Instance) -> None:
@@ -164,6 +176,7 @@ def resume(instance: Instance) -> None:
         if (state := backend.state()) != "paused":
             raise WrongState("cannot resume", instance.name, f"it is {state}, not paused")
         backend.resume()
+        events.happened("resumed", instance.name, instance.kind)
 
 
 def _must_run(backend: kinds.Backend, instance: Instance, what: str, running: bool = True) -> None:
@@ -212,6 +225,7 @@ def remove(instance: Instance, force: bool = False) -> None:
             _end(backend)
         backend.remove()
         registry.remove_folder(instance.folder)
+        events.happened("removed", instance.name, instance.kind)
 
 
 def _end(backend: kinds.Backend) -> None:
@@ -236,6 +250,7 @@ def rename(instance: Instance, name: str) -> None:
             hint = f"vmm stop {instance.name} first"
             raise WrongState("cannot rename", instance.name, f"it is {state}", hint)
         registry.move(instance, name)
+        events.happened("renamed", name, instance.kind, was=instance.name)
 
 
 def execute(instance: Instance, request: ExecRequest, stdio: Stdio) -> int:
@@ -308,6 +323,7 @@ def update(instance: Instance, changes: dict[str, Any]) -> bool:
         if running:
             kinds.optional(instance, "update")(**changes)
         registry.save(instance._replace(spec=spec))
+        events.happened("updated", instance.name, instance.kind, **changes)
         return running
 
 

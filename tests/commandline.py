@@ -15,7 +15,8 @@ class CommandLine:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.env = {**os.environ, "VMM_HOME": str(home)}
+        # A probe of KVM in each new home would take seconds: what it finds has a test of its own.
+        self.env = {"VMM_ACCEL": "tcg", **os.environ, "VMM_HOME": str(home)}
 
     def argv(self, *words: str) -> list[str]:
         """The words of the process that `vmm WORDS` is."""

@@ -95,9 +95,6 @@ def _interfaces(home: Path) -> set[str]:
 
 
 def _files(tree: Path) -> set[str]:
-    # Dot files are the rooms' own locks, kept on purpose: a lock that is deleted is no lock.
-    return (
-        {f"file {path}" for path in tree.glob("*") if not path.name.startswith(".")}
-        if tree.exists()
-        else set()
-    )
+    # Locks are kept on purpose: one that is deleted is no lock. The supervisor's have its name, others a dot.
+    names = {path.name for path in tree.glob("*")} if tree.exists() else set()
+    return {f"file {tree / name}" for name in names if not name.startswith((".", "supervisor."))}

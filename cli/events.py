@@ -1,0 +1,52 @@
+"""vmm events: what happens to instances, as it happens."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+from host.errors import Usage
+from instances import events, registry, runs
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The flags of events."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--since", metavar="S", type=float, help="begin with those of the last S seconds")
+    parser.add_argument("--no-follow", action="store_true", help="only those that were; do not wait for more")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="of these instances only")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print events until Ctrl-C."""
+    if args.no_follow and args.since is None:
+        args.since = 1e12
+    if args.since is not None:
+        if args.since < 0:
+            raise Usage("cannot look into the future", hint="--since takes seconds before now")
+        begin = time.time() - args.since
+        for event in events.past():
+            if event["at_unix_s"] >= begin:
+                _tell(event, args)
+    if args.no_follow:
+        return 0
+    for event in events.follow(_states):
+        _tell(event, args)
+    return 0
+
+
+def _states() -> dict[str, tuple[str, str]]:
+    return {one.name: (one.kind, runs.row(one).state) for one in registry.every()}
+
+
+def _tell(event: events.Event, args: argparse.Namespace) -> None:
+    if args.names and event["name"] not in args.names:
+        return
+    if args.json:
+        print(json.dumps(event), flush=True)
+        return
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["at_unix_s"]))
+    known = ("at_unix_s", "event", "name", "kind")
+    more = "".join(f" {key}={value}" for key, value in event.items() if key not in known)
+    print(f"{at} {event['kind']} {event['name']} {event['event']}{more}", flush=True)

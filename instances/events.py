@@ -1,0 +1,99 @@
+"""What happens to instances: commands write what they did, the reader adds what ended by itself.
+
+One line of JSON an event in `$VMM_HOME/events.jsonl`, appended in one write(2) with O_APPEND, so that commands
+at once never mix their lines. The end of a detached instance has no command: who reads along derives it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from host import paths
+
+_MOST_BYTES = 1 << 20
+_LOOK_EVERY_S = 0.1
+
+Event = dict[str, Any]
+
+
+def file() -> Path:
+    """Where this home's events are."""
+    return paths.home() / "events.jsonl"
+
+
+def happened(what: str, name: str, kind: str, **more: Any) -> None:
+    """Write an event. One that cannot be written (full disk) must not fail what it tells of."""
+    line = json.dumps({"at_unix_s": round(time.time(), 3), "event": what, "name": name, "kind": kind, **more})
+    try:
+        fd = os.open(file(), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if os.fstat(fd).st_size > _MOST_BYTES:
+                os.rename(file(), file().with_suffix(".jsonl.1"))
+            os.write(fd, line.encode() + b"\n")
+        finally:
+            os.close(fd)
+    except OSError:
+        pass
+
+
+def past() -> list[Event]:
+    """The events that are still on disk, oldest first; a line that a crash cut is left out."""
+    found = []
+    for path in (file().with_suffix(".jsonl.1"), file()):
+        try:
+            lines = path.read_bytes().splitlines()
+        except FileNotFoundError:
+            continue
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+    return found
+
+
+def follow(states: Callable[[], dict[str, tuple[str, str]]]) -> Iterator[Event]:
+    """Events from now on, for ever; `states` gives name -> (kind, state) and shows what ended by itself."""
+    seen, known = _position(), states()
+    while True:
+        time.sleep(_LOOK_EVERY_S)
+        told, seen = _since(seen)
+        yield from told
+        now = states()
+        for name, (kind, state) in now.items():
+            before = known.get(name, (kind, ""))[1]
+            if state == "exited" and before not in ("", "exited") and not _was_told(told, name):
+                yield {"at_unix_s": round(time.time(), 3), "event": "exited", "name": name, "kind": kind}
+        known = now
+
+
+def _was_told(told: list[Event], name: str) -> bool:
+    return any(event["name"] == name and event["event"] in ("exited", "stopped", "killed") for event in told)
+
+
+def _position() -> tuple[int, int]:
+    try:
+        status = os.stat(file())
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_ino, status.st_size
+
+
+def _since(position: tuple[int, int]) -> tuple[list[Event], tuple[int, int]]:
+    inode, offset = position
+    try:
+        with open(file(), "rb") as events:
+            now = os.fstat(events.fileno()).st_ino
+            if now == inode:
+                events.seek(offset)
+            data = events.read()
+            end = events.tell()
+    except FileNotFoundError:
+        return [], position
+    whole, _, rest = data.rpartition(b"\n")
+    return [json.loads(line) for line in whole.splitlines()], (now, end - len(rest))
