@@ -48,6 +48,8 @@ def base(store: Store, image: Image, disk_format: str = "qcow2") -> Path:
         raise Usage(
             "cannot make a base disk", disk_format, "a base is raw or qcow2", "vmm image convert makes others"
         )
+    if image.disk:
+        return store.blobs.path(image.disk)
     folder = store.root / "disks"
     path = folder / f"{image.digest.removeprefix('sha256:')[:32]}.{disk_format}"
     if path.exists():

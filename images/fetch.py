@@ -105,3 +105,33 @@ def _chunks(answer: Any) -> Iterator[bytes]:
 def _total(answer: Any, start: int) -> int | None:
     length = answer.headers.get("Content-Length")
     return start + int(length) if length and length.isdigit() else None
+
+
+def told(say: Callable[[str], None], every_s: float = 1.0) -> Progress:
+    """A progress callback that says a line a second: bytes, share, speed, time left."""
+    from host.sizes import format_bytes
+
+    began = last = time.monotonic()
+    first = -1
+
+    def progress(done: int, total: int | None) -> None:
+        nonlocal last, first
+        first = done if first < 0 else first
+        now = time.monotonic()
+        if now - last < every_s and done != total:
+            return
+        last = now
+        speed = (done - first) / max(now - began, 0.001)
+        share = f" of {format_bytes(total)}" if total else ""
+        left = f", {(total - done) / speed:.0f} s left" if total and speed and done < total else ""
+        say(f"{format_bytes(done)}{share}, {format_bytes(speed)}/s{left}")
+
+    return progress
+
+
+def text(url: str, most_bytes: int = 1 << 20) -> str:
+    """A small text at an address; Failure or DeadlinePassed as `fetch`."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return fetch(url, Path(folder, "text"), most_bytes=most_bytes).read_text(errors="replace")

@@ -252,6 +252,8 @@ class _Peeked:
             return self._stream.read(size)  # type: ignore[attr-defined,no-any-return]
         take = len(self._head) if size < 0 else min(size, len(self._head))
         data, self._head = self._head[:take], self._head[take:]
+        if size < 0 or len(data) < size:
+            data += self._stream.read(size - len(data) if size >= 0 else -1)  # type: ignore[attr-defined]
         return data
 
 

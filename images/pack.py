@@ -94,6 +94,14 @@ def pack_stream(blobs: Blobs, stream: IO[bytes]) -> Packed:
     return done[0]
 
 
+def store_file(blobs: Blobs, path: Path) -> tuple[str, int]:
+    """Store a file as a blob, and return digest and size."""
+    with path.open("rb") as file, blobs.writing() as blob:
+        while chunk := file.read(1 << 20):
+            blob.write(chunk)
+    return blob.digest, blob.size
+
+
 def items(entries: Iterable[Entry], prepare: Prepare | None = None) -> Iterator[Item]:
     """The tar entries of files: name in the tar, file on disk (of any name), its status."""
     links: dict[tuple[int, int], str] = {}

@@ -86,6 +86,7 @@ def _needed(store: Store) -> tuple[set[str], set[str], set[str]]:
     blobs, chains = set(digests), set()
     for digest in digests:
         blobs.add(store.manifest(digest)["config"]["digest"])
+        blobs.update(told["digest"] for told in store.manifest(digest)["layers"])
         for layer in store.stack(digest):
             blobs.add(layer.digest)
             chains.add(layer.chain_id)

@@ -12,7 +12,7 @@ from images.store import Store
 
 
 def repair(home: Path) -> list[str]:
-    """Remove half-made files and layers without a record; one line each. Nothing while a command adds images."""
+    """Remove half-made files and layers without a record, one line each; not beside a command that adds."""
     store = Store(home)
     if not store.staging.exists():
         return []

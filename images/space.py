@@ -9,7 +9,7 @@ from pathlib import Path
 
 from host.errors import Failure
 from images.reference import is_digest
-from images.store import REF_NAME, Image, Store
+from images.store import REF_NAME, Image, Store, disk_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ def usage(store: Store, image: Image, sharers: Counter[str]) -> Usage:
             shared += size
         else:
             unique += size
-    blobs = sum(layer.size for layer in store.stack(image.digest))
+    blobs = sum(told["size"] for told in store.manifest(image.digest)["layers"])
+    unique += store.blobs.path(image.disk).stat().st_size if image.disk else 0
     disks = sum(path.stat().st_blocks * 512 for path in disks_of(store, image.digest))
     return Usage(shared, unique, blobs, disks)
 
@@ -68,6 +69,9 @@ def verify(store: Store) -> Iterator[str]:
 
 def _verify_image(store: Store, digest: str, name: str, seen: set[str]) -> Iterator[str]:
     store.document(digest)
+    disk = disk_of(store.manifest(digest))
+    if disk and not (store.blobs.has(disk) and store.blobs.verify(disk)):
+        yield f"{name}: the disk {disk} is missing or has another digest"
     for layer in store.stack(digest):
         if layer.digest in seen:
             continue

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from host import records
-from host.errors import BadData, NotFound
+from host.errors import BadData, NotFound, Unsupported
 from images import config as configs
 from images import reference
 from images.blobs import Blobs, encode, parse
@@ -31,18 +31,24 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+# A machine's disk in place of layers: what `vmm image import` makes of a cloud image.
+DISK_QCOW2 = "application/vnd.vmm.disk.v1+qcow2"
 REF_NAME = "org.opencontainers.image.ref.name"
 CREATED = "org.opencontainers.image.created"
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in the store: the name that found it, its manifest's digest, config, and layers' chain ids."""
+    """An image in the store: the name that found it, its manifest's digest, config, and layers' chain ids.
+
+    `disk` is the digest of a whole disk, in images that have one in place of layers: machines only.
+    """
 
     name: str
     digest: str
     config: ImageConfig
     layers: tuple[str, ...]
+    disk: str = ""
 
 
 class Store:
@@ -71,6 +77,9 @@ class Store:
 
     def lower_dirs(self, image: Image) -> tuple[Path, ...]:
         """The image's unpacked layers, top first: overlayfs' lowerdir order. Unpacks on first use."""
+        if image.disk:
+            hint = "vmm run --vm starts it as a machine"
+            raise Unsupported("cannot use the image", image.name, "it is a disk, without layers", hint)
         if image.layers and all(self.layers.has(chain) for chain in image.layers):
             return tuple(self.layers.root(chain) for chain in reversed(image.layers))
         if not image.layers:
@@ -96,12 +105,12 @@ class Store:
         """The Image of an index entry."""
         manifest = self.manifest(entry["digest"])
         document = self.blobs.document(manifest["config"]["digest"])
-        diff_ids = diff_ids_of(document)
-        if len(diff_ids) != len(manifest["layers"]):
+        diff_ids, disk = diff_ids_of(document), disk_of(manifest)
+        if not disk and len(diff_ids) != len(manifest["layers"]):
             raise BadData("cannot use the image", name, "manifest and configuration count different layers")
         shown = _name(entry) if not name or _looks_like_digest(name) else reference.parse(name).tagged
         chain = tuple(chain_ids(diff_ids))
-        return Image(shown or entry["digest"], entry["digest"], configs.from_oci(document), chain)
+        return Image(shown or entry["digest"], entry["digest"], configs.from_oci(document), chain, disk)
 
     def manifest(self, digest: str) -> dict[str, Any]:
         """The manifest of this digest; an index in its place is refused (CVE-2021-41190)."""
@@ -115,10 +124,22 @@ class Store:
         """The layers of a manifest, bottom first."""
         manifest = self.manifest(digest)
         diff_ids = diff_ids_of(self.blobs.document(manifest["config"]["digest"]))
+        if disk_of(manifest):
+            return []
         return [
             Layer(told["digest"], told["size"], told.get("mediaType", ""), diff_id, chain_id)
             for told, diff_id, chain_id in zip(manifest["layers"], diff_ids, chain_ids(diff_ids), strict=True)
         ]
+
+    def by_diff_id(self) -> dict[str, dict[str, Any]]:
+        """The layer descriptors that are here, by their diff ids: what need not be packed again."""
+        found: dict[str, dict[str, Any]] = {}
+        for digest in {entry["digest"] for entry in self.entries()}:
+            for layer in self.stack(digest):
+                if self.blobs.has(layer.digest, layer.size):
+                    told = {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}
+                    found[layer.diff_id] = told
+        return found
 
     # changing
 
@@ -238,11 +259,17 @@ def checked_manifest(document: dict[str, Any], digest: str) -> dict[str, Any]:
     for descriptor in (config, *layers):
         check_descriptor(descriptor, digest)
     for layer in layers:
-        if layer.get("mediaType") not in MEDIA_TYPES:
+        if layer.get("mediaType") not in MEDIA_TYPES | {DISK_QCOW2}:
             raise BadData(
                 "cannot use the manifest", digest, f"a layer of media type {layer.get('mediaType')!r}"
             )
     return document
+
+
+def disk_of(manifest: Mapping[str, Any]) -> str:
+    """The digest of the disk that an image is, empty where it has layers."""
+    layers = manifest["layers"]
+    return str(layers[0]["digest"]) if len(layers) == 1 and layers[0].get("mediaType") == DISK_QCOW2 else ""
 
 
 def check_descriptor(descriptor: Any, owner: str) -> None:
