@@ -1,4 +1,6 @@
-"""Attach to a detached container: its output from now on, our keys into it, our window's size for its terminal."""
+"""Attach to a detached container: its output from now on, our keys into it, our window's size for its
+terminal.
+"""
 
 from __future__ import annotations
 

@@ -105,8 +105,8 @@ class Container:
                 os.mkdir(self.folder / name, 0o755)
             except FileExistsError:
                 pass
-        # overlayfs.rst, volatile mount: the kernel refuses a layer that a crash may have torn until this is gone.
-        # Ours are layers of containers that ended in order, or that the user starts again knowingly.
+        # overlayfs.rst, volatile mount: the kernel refuses a layer that a crash may have torn until this is
+        # gone. Ours are layers of containers that ended in order, or that the user starts again knowingly.
         for remove, name in ((os.unlink, "/volatile/dirty"), (os.rmdir, "/volatile"), (os.rmdir, "")):
             try:
                 remove(f"{self.folder}/work/work/incompat{name}")
@@ -283,7 +283,9 @@ class Container:
         return explaining.explain(self)
 
     def rename(self, folder: Path, run: Path) -> None:
-        """Follow the record to its new name; raises WrongState while it runs, since its cgroup has the old one."""
+        """Follow the record to its new name; raises WrongState while it runs, since its cgroup has the old
+        one.
+        """
         if self.pid() is not None:
             raise WrongState("cannot rename", self.spec.name, "it is running", "vmm stop it first")
         if self.run_dir.is_dir():

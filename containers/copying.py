@@ -1,7 +1,8 @@
 """Files in and out of a container, running or not, without ever trusting a path of its own.
 
-Every name is resolved by openat2(2) with the container's root as the end of the world, and every step below it goes
-by directory descriptor without following a link (CVE-2018-15664: a process inside may swap them meanwhile).
+Every name is resolved by openat2(2) with the container's root as the end of the world, and every step below
+it goes by directory descriptor without following a link (CVE-2018-15664: a process inside may swap them
+meanwhile).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _CHUNK_BYTES = 1 << 20
 
 @contextlib.contextmanager
 def root(container: Container) -> Iterator[int]:
-    """A descriptor of the container's root: of its own view while it runs, else of its layers put together."""
+    """A descriptor of the container's root: its own view while it runs, else its layers put together."""
     pid = container.pid()
     try:
         fd = (
@@ -57,7 +58,9 @@ def _overlay(container: Container) -> int:
 
 
 def copy_out(container: Container, source: str, target: Path) -> None:
-    """Copy a file or directory of the container to the host; an existing directory as target takes it inside."""
+    """Copy a file or directory of the container to the host; an existing directory as target takes it
+    inside.
+    """
     if target.is_dir():
         target = target / (source.rstrip("/").rsplit("/", 1)[-1] or container.spec.name)
     with root(container) as root_fd:
@@ -75,7 +78,7 @@ def copy_out(container: Container, source: str, target: Path) -> None:
 
 
 def copy_in(container: Container, source: Path, target: str) -> None:
-    """Copy a file or directory of the host into the container, owned by its root; as `copy_out` in reverse."""
+    """Copy a file or directory of the host into the container, owned by its root: `copy_out` in reverse."""
     if not source.exists() and not source.is_symlink():
         raise NotFound("cannot copy", str(source), "no such file")
     with root(container) as root_fd:

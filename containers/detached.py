@@ -1,8 +1,8 @@
 """A container that nobody holds by the hand: it survives who started it and who supervises it.
 
 Its pid 1 is the C helper: it holds the terminal and writes the exit status. Output goes into FIFOs that the
-container itself holds open for reading and writing, so that no reader's death is ever felt; the supervisor of the
-home reads them into the log.
+container itself holds open for reading and writing, so that no reader's death is ever felt; the supervisor
+of the home reads them into the log.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _FOLLOW_PAUSE_MS = 500  # an upper bound only: inotify wakes earlier
 
 
 def start(container: Container, edges: Edges) -> None:
-    """Start detached; returns once the command executes. Raises what the start met, with nothing left of it."""
+    """Start detached; returns once the command executes. Raises what the start met, with nothing left of
+    it.
+    """
     container.refuse_running()
     runtime.forget(container.run_dir)
     container.run_dir.mkdir(parents=True, mode=0o700)

@@ -1,4 +1,6 @@
-"""Everything behind one container, as the kernel tells it now, each with the command that shows or does it by hand."""
+"""Everything behind one container, as the kernel tells it now, each with the command that shows or does it
+by hand.
+"""
 
 from __future__ import annotations
 
@@ -67,9 +69,27 @@ def _cgroup(container: Container) -> Iterator[str]:
 
 
 _SHOWN = frozenset(
-    "memory.limit_in_bytes memory.memsw.limit_in_bytes memory.usage_in_bytes memory.max memory.swap.max "
-    "memory.current pids.max pids.current cpu.cfs_quota_us cpu.cfs_period_us cpu.shares cpu.max cpu.weight "
-    "cpuset.cpus freezer.state cgroup.freeze devices.list io.max io.weight".split()
+    {
+        "memory.limit_in_bytes",
+        "memory.memsw.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "memory.max",
+        "memory.swap.max",
+        "memory.current",
+        "pids.max",
+        "pids.current",
+        "cpu.cfs_quota_us",
+        "cpu.cfs_period_us",
+        "cpu.shares",
+        "cpu.max",
+        "cpu.weight",
+        "cpuset.cpus",
+        "freezer.state",
+        "cgroup.freeze",
+        "devices.list",
+        "io.max",
+        "io.weight",
+    }
 )
 
 
@@ -78,7 +98,8 @@ def _mounts(pid: int) -> Iterator[str]:
         left, _, right = line.partition(" - ")
         words = left.split()
         fstype, source, options = right.split(" ", 2)
-        yield f"{words[4]:<28} {fstype:<8} {source} {words[5]} {options}    # nsenter -t {pid} -m mount -t {fstype} ..."
+        told = f"{words[4]:<28} {fstype:<8} {source} {words[5]} {options}"
+        yield f"{told}    # nsenter -t {pid} -m mount -t {fstype} ..."
 
 
 def _rights(pid: int) -> Iterator[str]:
@@ -97,7 +118,8 @@ def _rights(pid: int) -> Iterator[str]:
     filters = fields.get("Seccomp_filters", "?")
     mode = {"0": "off", "1": "strict", "2": f"filter, {filters} program(s)"}.get(fields["Seccomp"], "?")
     yield f"seccomp {mode}    # grep Seccomp /proc/{pid}/status"
-    yield f"uid map {' '.join(Path(f'/proc/{pid}/uid_map').read_text().split())}    # newuidmap {pid} INSIDE OUTSIDE COUNT"
+    ids = " ".join(Path(f"/proc/{pid}/uid_map").read_text().split())
+    yield f"uid map {ids}    # newuidmap {pid} INSIDE OUTSIDE COUNT"
 
 
 def _network(container: Container, pid: int) -> Iterator[str]:
@@ -107,6 +129,7 @@ def _network(container: Container, pid: int) -> Iterator[str]:
         from host.linux import net
 
         for lease in net.leases_of(container.home, container.folder.name):
-            yield f"{lease.interface} {lease.ip}/{lease.prefix} gateway {lease.gateway} on {lease.bridge}, host end {lease.link}"
+            yield f"{lease.interface} {lease.ip}/{lease.prefix} gateway {lease.gateway}"
+            yield f"bridge {lease.bridge}, host end {lease.link}    # ip -d link show {lease.link}"
             for port in lease.ports:
                 yield f"published {port}    # nft list table ip vmm"

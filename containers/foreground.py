@@ -92,7 +92,9 @@ def exit_status(wait_status: int) -> int:
 
 
 class Patience:
-    """Signals for the command; pid 1 of a namespace ignores what it does not handle, so the third time means it."""
+    """Signals for the command; pid 1 of a namespace ignores what it does not handle, so the third time
+    means it.
+    """
 
     def __init__(self, pid: int) -> None:
         self.pid, self.asked = pid, 0

@@ -1,11 +1,13 @@
-"""A further command in a running container: into all its namespaces, its cgroup, its rights, and no further."""
+"""A further command in a running container: into all its namespaces, its cgroup, its rights, and no
+further.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import signal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from containers import foreground, launch, plan, runtime, users
 from host import paths
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from containers.container import Container
 
 _F_ADD_SEALS, _ALL_SEALS = 1033, 0x0F  # fcntl(2): SEAL, SHRINK, GROW, WRITE
-# setns(2): the user namespace first gives the right to the others; the mount namespace last takes the host's view.
+# setns(2): the user namespace first gives the right to the others; the mount namespace last takes the
+# host's view.
 _ORDER = ("user", "ipc", "uts", "net", "pid", "cgroup", "mnt")
 
 
@@ -53,7 +56,9 @@ def _differs(pid: int, kind: str) -> bool:
 def _through_user_namespace(
     container: Container, init: runtime.Init, request: ExecRequest, stdio: Stdio
 ) -> int:
-    """Only who is in the user namespace may enter the pid namespace it owns: a go-between enters and carries on."""
+    """Only who is in the user namespace may enter the pid namespace it owns: a go-between enters and
+    carries on.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, foreground.PROXIED | {signal.SIGCHLD})
     try:
         pid = os.fork()

@@ -73,8 +73,8 @@ def start(
 ) -> int:
     """Run the plan in a new process and return its pid once the command executes.
 
-    `before_go` gets the pid while the child waits at its gate, in its namespaces and its cgroup. Raises what the
-    child reported, with nothing left of it.
+    `before_go` gets the pid while the child waits at its gate, in its namespaces and its cgroup. Raises
+    what the child reported, with nothing left of it.
     """
     if len(os.listdir("/proc/self/task")) > 1:
         raise Failure(

@@ -1,7 +1,8 @@
 """What a detached container said: records in a file that is rotated, read back by line.
 
-A record is <u8 stream><u64 unix ns><u32 length> in little endian and that many bytes: a machine's log port writes
-the same. Whoever reads a FIFO appends here; a record that a kill -9 cut short is cut off by the next writer.
+A record is <u8 stream><u64 unix ns><u32 length> in little endian and that many bytes: a machine's log port
+writes the same. Whoever reads a FIFO appends here; a record that a kill -9 cut short is cut off by the next
+writer.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Record(NamedTuple):
 
 
 class Writer:
-    """Append to `path`, which never grows beyond `limit_bytes`; `files` of that size are kept, the newest first."""
+    """Append to `path`, which never grows beyond `limit_bytes`; `files` of that size are kept, the newest
+    first.
+    """
 
     def __init__(self, path: Path, limit_bytes: int, files: int) -> None:
         self.path, self.limit_bytes, self.files = path, limit_bytes, max(1, files)

@@ -1,8 +1,9 @@
 """The mounts of a container as a pure list of operations.
 
 Everything below `pivot` is done with the new root as "/": a link in the image can lead anywhere inside, never
-out. Host files that must come in are picked up as detached mounts (`tree`) before, while the host is in sight.
-/proc comes last of all that the image's own links could reach, since its magic links are the one way round that.
+out. Host files that must come in are picked up as detached mounts (`tree`) before, while the host is in
+sight. /proc comes last of all that the image's own links could reach, since its magic links are the one way
+round that.
 """
 
 from __future__ import annotations
@@ -193,7 +194,9 @@ def _hidden() -> list[Op]:
 
 
 def late(spec: ContainerSpec, host: Host, hierarchies: Sequence[tuple[str, str]]) -> list[Op]:
-    """What waits until the process is in its cgroup: the cgroup namespace, its mounts, and the old root's end."""
+    """What waits until the process is in its cgroup: the cgroup namespace, its mounts, and the old root's
+    end.
+    """
     ops: list[Op] = []
     if spec.cgroup_namespace == "private":
         ops.append(Op("unshare", (sc.CLONE_NEWCGROUP,)))

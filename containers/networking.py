@@ -9,7 +9,9 @@ from containers.spec import ContainerSpec
 
 
 def write_etc(run: Path, spec: ContainerSpec) -> None:
-    """Make the files of /etc before the start; they are mounted by inode, and filled in once the lease is known."""
+    """Make the files of /etc before the start; they are mounted by inode, and filled in once the lease is
+    known.
+    """
     if not spec.etc_files():
         return
     run.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """From a spec to the list of system calls that makes the container: pure, printable, run by nobody here.
 
-An Op is the name of an effect of `containers.rootfs` and its arguments; `describe` says it as the shell command
-that would do the same by hand.
+An Op is the name of an effect of `containers.rootfs` and its arguments; `describe` says it as the shell
+command that would do the same by hand.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Plan(NamedTuple):
 
 
 def plan(spec: ContainerSpec, facts: Facts) -> Plan:
-    """The whole plan. The cgroup namespace is not in `clone_flags`: it is made late, inside the new cgroup."""
+    """The plan. The cgroup namespace is not in `clone_flags`: that is made late, in the new cgroup."""
     own_user = facts.rootless or spec.user_namespace != "host"
     flags, joins = _namespaces(spec, own_user)
     env = _env(spec, facts.identity)
@@ -105,7 +105,9 @@ def joining(
 
 
 def _argv(spec: ContainerSpec, facts: Facts) -> tuple[str, ...]:
-    """The command, under the helper where one is asked for; the numbers are where containers.init puts things."""
+    """The command, under the helper where one is asked for; the numbers are where containers.init puts
+    things.
+    """
     if not facts.helper:
         return spec.argv
     words = ["vmm-guest", facts.helper_mode, "--report-fd", "3"]

@@ -1,4 +1,6 @@
-"""What the command may do: no new privileges, capabilities, ids, seccomp. Runs in the child, last before exec."""
+"""What the command may do: no new privileges, capabilities, ids, seccomp. Runs in the child, last before
+exec.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Whether and when an ended container starts again: docker's policies, with a back-off that a crash loop cannot heat.
+"""Whether and when an ended container starts again: docker's policies, with a back-off that a crash loop
+cannot heat.
 
 The count and the user's own stop lie in the run directory, so that a new supervisor knows them too.
 """

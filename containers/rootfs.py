@@ -29,7 +29,9 @@ def compiled(ops: Sequence[Op]) -> list[Step]:
 
 
 def inside(path: bytes, flags: int) -> int:
-    """Open `path` where "/" is the new root already: only a magic link could lead out of it, and none is followed."""
+    """Open `path` where "/" is the new root already: only a magic link could lead out of it, and none is
+    followed.
+    """
     return sc.openat2(sc.AT_FDCWD, path, flags, sc.RESOLVE_NO_MAGICLINKS)
 
 

@@ -1,4 +1,6 @@
-"""What dies with the host's boot: the run directory of a container, and whether its first process still lives."""
+"""What dies with the host's boot: the run directory of a container, and whether its first process still
+lives.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ class Init(NamedTuple):
 
 
 def record(run: Path, pid: int) -> None:
-    """Write down the first process. The child still waits at its gate: nothing can run that nobody knows of."""
+    """Write down the first process. The child still waits at its gate: nothing can run that nobody knows
+    of.
+    """
     data = f"{pid} {start_ticks(pid)} {time.time_ns()}\n".encode()
     try:
         fd = os.open(run / "pid", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
@@ -87,7 +91,9 @@ def write_status(run: Path, status: int) -> None:
 
 
 def make_fifo(path: Path) -> int:
-    """A FIFO opened for reading and writing: no reader's death is ever felt, no end of file is ever seen (fifo(7))."""
+    """A FIFO opened for reading and writing: no reader's death is ever felt, no end of file is ever seen
+    (fifo(7)).
+    """
     with contextlib.suppress(FileExistsError):
         os.mkfifo(path, 0o600)
     return os.open(path, os.O_RDWR | os.O_CLOEXEC)

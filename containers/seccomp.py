@@ -1,7 +1,7 @@
-"""The system calls a container may make: an allow-list, ENOSYS for what it does not know, EPERM for the dangerous.
+"""The system calls a container may make: an allow-list, ENOSYS for the unknown, EPERM for the dangerous.
 
-ENOSYS lets a libc newer than this list fall back as on an old kernel; EPERM tells the dangerous call apart. The
-program is compiled once by libseccomp and kept by the digest of its profile; loading it imports nothing.
+ENOSYS lets a libc newer than this list fall back as on an old kernel; EPERM tells the dangerous call apart.
+The program is compiled once by libseccomp and kept by the digest of its profile; loading it imports nothing.
 """
 
 from __future__ import annotations
@@ -14,62 +14,68 @@ from typing import Any
 
 from host.errors import BadData, HostUnfit, Usage
 
-ALLOWED = """
-accept accept4 bind connect getpeername getsockname getsockopt listen recv recvfrom recvmmsg recvmmsg_time64
-recvmsg send sendmmsg sendmsg sendto setsockopt shutdown socketcall socketpair
-access cachestat chdir chmod chown chown32 close close_range copy_file_range creat dup dup2 dup3 faccessat
-faccessat2 fadvise64 fadvise64_64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchown32 fchownat fcntl fcntl64
-fdatasync fgetxattr flistxattr flock fremovexattr fsetxattr fstat fstat64 fstatat64 fstatfs fstatfs64 fsync
-ftruncate ftruncate64 futimesat getcwd getdents getdents64 getxattr getxattrat ioctl lchown lchown32 lgetxattr
-link linkat listxattr listxattrat llistxattr _llseek lremovexattr lseek lsetxattr lstat lstat64 mkdir mkdirat mknod
-mknodat name_to_handle_at newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read
-readahead readlink readlinkat readv removexattr removexattrat rename renameat renameat2 rmdir sendfile sendfile64
-setxattr setxattrat splice stat stat64 statfs statfs64 statx symlink symlinkat sync sync_file_range syncfs tee
-truncate truncate64 umask unlink unlinkat utime utimensat utimensat_time64 utimes vmsplice write writev
-epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd
-eventfd2 fanotify_mark inotify_add_watch inotify_init inotify_init1 inotify_rm_watch _newselect pipe pipe2 poll
-ppoll ppoll_time64 pselect6 pselect6_time64 select signalfd signalfd4 timerfd_create timerfd_gettime
-timerfd_gettime64 timerfd_settime timerfd_settime64
-brk madvise membarrier memfd_create memfd_secret mincore mlock mlock2 mlockall mmap mmap2 mprotect mremap mseal
-msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect process_madvise process_mrelease
-remap_file_pages map_shadow_stack
-alarm arch_prctl capget capset clock_getres clock_getres_time64 clock_gettime clock_gettime64 clock_nanosleep
-clock_nanosleep_time64 execve execveat exit exit_group fork futex futex_requeue futex_time64 futex_wait
-futex_waitv futex_wake get_robust_list get_thread_area getcpu getegid getegid32 geteuid geteuid32 getgid getgid32
-getgroups getgroups32 getitimer getpgid getpgrp getpid getppid getpriority getrandom getresgid getresgid32
-getresuid getresuid32 getrlimit getrusage getsid gettid gettimeofday getuid getuid32 ioprio_get ioprio_set kill
-landlock_add_rule landlock_create_ruleset landlock_restrict_self nanosleep pause pidfd_getfd pidfd_open
-pidfd_send_signal prctl prlimit64 process_vm_readv process_vm_writev ptrace restart_syscall rseq
-rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait
-rt_sigtimedwait_time64 rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min sched_getaffinity
-sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_rr_get_interval_time64
-sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield seccomp set_robust_list
-set_thread_area set_tid_address setfsgid setfsgid32 setfsuid setfsuid32 setgid setgid32 setgroups setgroups32
-setitimer setpgid setpriority setregid setregid32 setresgid setresgid32 setresuid setresuid32 setreuid
-setreuid32 setrlimit setsid setuid setuid32 sigaltstack signal sigprocmask sigreturn sysinfo tgkill time
-timer_create timer_delete timer_getoverrun timer_gettime timer_gettime64 timer_settime timer_settime64 times
-tkill ugetrlimit uname vfork wait4 waitid waitpid
-io_cancel io_destroy io_getevents io_pgetevents io_pgetevents_time64 io_setup io_submit
-ipc mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedreceive_time64 mq_timedsend mq_timedsend_time64
-mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop semtimedop semtimedop_time64 shmat shmctl shmdt shmget
-cacheflush breakpoint set_tls sync_file_range2 modify_ldt adjtimex clock_adjtime clock_adjtime64
-""".split()
+ALLOWED = tuple(
+    """
+    accept accept4 bind connect getpeername getsockname getsockopt listen recv recvfrom recvmmsg
+    recvmmsg_time64 recvmsg send sendmmsg sendmsg sendto setsockopt shutdown socketcall socketpair access
+    cachestat chdir chmod chown chown32 close close_range copy_file_range creat dup dup2 dup3 faccessat
+    faccessat2 fadvise64 fadvise64_64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchown32 fchownat
+    fcntl fcntl64 fdatasync fgetxattr flistxattr flock fremovexattr fsetxattr fstat fstat64 fstatat64
+    fstatfs fstatfs64 fsync ftruncate ftruncate64 futimesat getcwd getdents getdents64 getxattr getxattrat
+    ioctl lchown lchown32 lgetxattr link linkat listxattr listxattrat llistxattr _llseek lremovexattr lseek
+    lsetxattr lstat lstat64 mkdir mkdirat mknod mknodat name_to_handle_at newfstatat open openat openat2
+    pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv removexattr
+    removexattrat rename renameat renameat2 rmdir sendfile sendfile64 setxattr setxattrat splice stat stat64
+    statfs statfs64 statx symlink symlinkat sync sync_file_range syncfs tee truncate truncate64 umask unlink
+    unlinkat utime utimensat utimensat_time64 utimes vmsplice write writev epoll_create epoll_create1
+    epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd eventfd2
+    fanotify_mark inotify_add_watch inotify_init inotify_init1 inotify_rm_watch _newselect pipe pipe2 poll
+    ppoll ppoll_time64 pselect6 pselect6_time64 select signalfd signalfd4 timerfd_create timerfd_gettime
+    timerfd_gettime64 timerfd_settime timerfd_settime64 brk madvise membarrier memfd_create memfd_secret
+    mincore mlock mlock2 mlockall mmap mmap2 mprotect mremap mseal msync munlock munlockall munmap
+    pkey_alloc pkey_free pkey_mprotect process_madvise process_mrelease remap_file_pages map_shadow_stack
+    alarm arch_prctl capget capset clock_getres clock_getres_time64 clock_gettime clock_gettime64
+    clock_nanosleep clock_nanosleep_time64 execve execveat exit exit_group fork futex futex_requeue
+    futex_time64 futex_wait futex_waitv futex_wake get_robust_list get_thread_area getcpu getegid getegid32
+    geteuid geteuid32 getgid getgid32 getgroups getgroups32 getitimer getpgid getpgrp getpid getppid
+    getpriority getrandom getresgid getresgid32 getresuid getresuid32 getrlimit getrusage getsid gettid
+    gettimeofday getuid getuid32 ioprio_get ioprio_set kill landlock_add_rule landlock_create_ruleset
+    landlock_restrict_self nanosleep pause pidfd_getfd pidfd_open pidfd_send_signal prctl prlimit64
+    process_vm_readv process_vm_writev ptrace restart_syscall rseq rt_sigaction rt_sigpending rt_sigprocmask
+    rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_sigtimedwait_time64 rt_tgsigqueueinfo
+    sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr sched_getparam
+    sched_getscheduler sched_rr_get_interval sched_rr_get_interval_time64 sched_setaffinity sched_setattr
+    sched_setparam sched_setscheduler sched_yield seccomp set_robust_list set_thread_area set_tid_address
+    setfsgid setfsgid32 setfsuid setfsuid32 setgid setgid32 setgroups setgroups32 setitimer setpgid
+    setpriority setregid setregid32 setresgid setresgid32 setresuid setresuid32 setreuid setreuid32
+    setrlimit setsid setuid setuid32 sigaltstack signal sigprocmask sigreturn sysinfo tgkill time
+    timer_create timer_delete timer_getoverrun timer_gettime timer_gettime64 timer_settime timer_settime64
+    times tkill ugetrlimit uname vfork wait4 waitid waitpid io_cancel io_destroy io_getevents io_pgetevents
+    io_pgetevents_time64 io_setup io_submit ipc mq_getsetattr mq_notify mq_open mq_timedreceive
+    mq_timedreceive_time64 mq_timedsend mq_timedsend_time64 mq_unlink msgctl msgget msgrcv msgsnd semctl
+    semget semop semtimedop semtimedop_time64 shmat shmctl shmdt shmget cacheflush breakpoint set_tls
+    sync_file_range2 modify_ldt adjtimex clock_adjtime clock_adjtime64
+    """.split()  # noqa: SIM905 - a table of words
+)
 
 # Told apart from the unknown: a program that asks for these should hear "not permitted".
-REFUSED = """
-acct add_key bpf chroot clock_settime clock_settime64 create_module delete_module fanotify_init finit_module fsconfig
-fsmount fsopen fspick get_kernel_syms get_mempolicy init_module io_uring_enter io_uring_register io_uring_setup
-ioperm iopl kcmp kexec_file_load kexec_load keyctl lookup_dcookie mbind migrate_pages mount mount_setattr
-move_mount move_pages nfsservctl open_by_handle_at open_tree perf_event_open pivot_root quotactl quotactl_fd reboot
-request_key set_mempolicy set_mempolicy_home_node sethostname setdomainname setns settimeofday stime swapoff swapon
-_sysctl sysfs syslog umount umount2 unshare uselib userfaultfd ustat vhangup vm86 vm86old
-""".split()
+REFUSED = tuple(
+    """
+    acct add_key bpf chroot clock_settime clock_settime64 create_module delete_module fanotify_init
+    finit_module fsconfig fsmount fsopen fspick get_kernel_syms get_mempolicy init_module io_uring_enter
+    io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl lookup_dcookie mbind
+    migrate_pages mount mount_setattr move_mount move_pages nfsservctl open_by_handle_at open_tree
+    perf_event_open pivot_root quotactl quotactl_fd reboot request_key set_mempolicy set_mempolicy_home_node
+    sethostname setdomainname setns settimeofday stime swapoff swapon _sysctl sysfs syslog umount umount2
+    unshare uselib userfaultfd ustat vhangup vm86 vm86old
+    """.split()  # noqa: SIM905 - a table of words
+)
 
 # Refused by default, allowed with the capability without which they would fail anyway.
 BY_CAPABILITY = {
-    "SYS_ADMIN": "bpf clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr "
-    "move_mount open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount umount2 "
-    "unshare",
+    "SYS_ADMIN": "bpf clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount "
+    "mount_setattr move_mount open_tree perf_event_open quotactl quotactl_fd setdomainname "
+    "sethostname setns syslog umount umount2 unshare",
     "SYS_CHROOT": "chroot",
     "SYS_BOOT": "reboot kexec_load kexec_file_load",
     "SYS_MODULE": "delete_module init_module finit_module",
@@ -92,7 +98,7 @@ _VERSION = 1  # part of the digest: a changed compiler must not meet an old prog
 
 
 def program(profile: str, capabilities: frozenset[str], cache: Path) -> bytes:
-    """The BPF of `profile` ("default", "compat" or "unconfined"), compiled on first use and then read from `cache`.
+    """The BPF of `profile` ("default", "compat", "unconfined"), compiled once, then read from `cache`.
 
     Raises HostUnfit where libseccomp is missing at the first use, Usage for an unknown profile.
     """
@@ -136,9 +142,9 @@ def _compile_into(path: Path, capabilities: frozenset[str], foreign: bool) -> by
 
 
 def compile_default(capabilities: frozenset[str], foreign: bool = False) -> bytes:
-    """Compile the default profile with libseccomp, as a binary tree: 400 compares in a row would cost every call.
+    """Compile the default profile with libseccomp as a binary tree: 400 compares would cost every call.
 
-    `foreign` lets 32-bit programs run too ("compat"); it doubles the program, and with it the time to load it.
+    `foreign` lets 32-bit programs run too ("compat"); it doubles the program and its time to load.
     """
     try:
         import pyseccomp as seccomp
@@ -173,7 +179,7 @@ def _add_conditional(seccomp: Any, rules: Any, admin: bool) -> None:
         _add(rules, seccomp.ALLOW, "clone", arg(0, seccomp.MASKED_EQ, _NEW_NAMESPACES, 0))
     for value in _PERSONALITIES:
         _add(rules, seccomp.ALLOW, "personality", arg(0, seccomp.EQ, value))
-    # libseccomp compares an argument once a rule: the allowed families are spelled out, and all above the last
+    # libseccomp compares an argument once a rule: the allowed families are spelled out, then all above
     for family in sorted(set(range(_AF_VSOCK)) - {_AF_ALG}):
         _add(rules, seccomp.ALLOW, "socket", arg(0, seccomp.EQ, family))
     _add(rules, seccomp.ALLOW, "socket", arg(0, seccomp.GT, _AF_VSOCK))
@@ -182,8 +188,8 @@ def _add_conditional(seccomp: Any, rules: Any, admin: bool) -> None:
 def _terminal_guard() -> bytes:
     """Refuse to push bytes into a terminal, whatever else is allowed (CVE-2017-5226, CVE-2019-10063).
 
-    Goes before libseccomp's program, which cannot say "every ioctl but these": BPF jumps are relative. Compares
-    the low half of the request only, as the kernel does: ioctl(2) takes an unsigned int.
+    Goes before libseccomp's program, which cannot say "every ioctl but these"; BPF jumps are relative.
+    Compares the low half of the request only, as the kernel does: ioctl(2) takes an unsigned int.
     """
     load, equal, answer = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
     refuse = 0x00050000 | errno.EPERM  # SECCOMP_RET_ERRNO

@@ -51,7 +51,9 @@ class Device(NamedTuple):
 
 
 class Health(NamedTuple):
-    """A command run inside every `interval_s`; `action` ("none", "restart", "kill", "stop") once it is unhealthy."""
+    """A command run inside every `interval_s`; `action` ("none", "restart", "kill", "stop") once it is
+    unhealthy.
+    """
 
     argv: tuple[str, ...]
     interval_s: float = 30.0
@@ -66,9 +68,10 @@ class ContainerSpec(NamedTuple):
 
     Namespaces are "private", "host" or a path of a namespace file (/proc/PID/ns/KIND); `network` also knows
     "none" (private, loopback only) and the names of networks, on which `ports` (host ip, host port, port,
-    protocol), `aliases` and `ip` are wished for. `extra_hosts` are NAME:IP. `user_namespace` is "host" or "auto" for root, always "private" for others.
-    `user` is read against the image's own /etc/passwd. `restart` is "no", "on-failure[:N]", "always" or
-    "unless-stopped". `ephemeral` says that the writable layer need not survive a crash of the host (--rm).
+    protocol), `aliases` and `ip` are wished for. `extra_hosts` are NAME:IP. `user_namespace` is "host" or
+    "auto" for root, always "private" for others. `user` is read against the image's own /etc/passwd.
+    `restart` is "no", "on-failure[:N]", "always" or "unless-stopped". `ephemeral` says that the writable
+    layer need not survive a crash of the host (--rm).
     """
 
     name: str

@@ -1,7 +1,7 @@
 """The one process that looks after all detached containers of a home: logs, ends, restarts, health.
 
-It owns nothing that a container needs to live: killed at any moment, the containers run on, and the next one adopts
-them from what lies in the run directory. It ends by itself when nothing is left to look after.
+It owns nothing that a container needs to live: killed at any moment, the containers run on, and the next
+one adopts them from what lies in the run directory. It ends by itself when nothing is left to look after.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class Supervisor:
         self._finish(ward)
 
     def _finish(self, ward: Ward) -> None:
-        """The container ended: keep its last words, free what it held, start it again where that is wished."""
+        """The container ended: keep its last words, free what it held, start it again where wished."""
         container = ward.container
         init = runtime.recorded(container.run_dir)
         lived_s = (time.time_ns() - init.started_unix_ns) / 1e9 if init else 0.0

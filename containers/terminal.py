@@ -1,7 +1,8 @@
 """Pseudo-terminals: made in the container's own devpts, right size from the first byte, relayed in raw mode.
 
-pty(7), ioctl_tty(2). The child makes the pair after its devpts is mounted, so that /dev/pts/0 and ttyname(3) hold
-inside; the master travels to the parent over a socket (SCM_RIGHTS), or stays with the helper.
+pty(7), ioctl_tty(2). The child makes the pair after its devpts is mounted, so that /dev/pts/0 and
+ttyname(3) hold inside; the master travels to the parent over a socket (SCM_RIGHTS), or stays with the
+helper.
 """
 
 from __future__ import annotations

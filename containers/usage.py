@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def stats(container: Container) -> dict[str, int]:
-    """Counters of the cgroup and of the network namespace: bytes, ns and counts, by the names of `vmm stats`."""
+    """Counters of the cgroup and of the network namespace: bytes, ns and counts, by the names of `vmm
+    stats`.
+    """
     found = container.cgroup().stats()
     for ours, theirs in (("io_read_bytes", "block_read_bytes"), ("io_write_bytes", "block_write_bytes")):
         if ours in found:
@@ -62,7 +64,9 @@ def _namespace(pid: str) -> int:
 
 
 def top(container: Container) -> list[list[str]]:
-    """One row a process, after a header: its pid inside and outside, user, state, CPU seconds, memory, command."""
+    """One row a process, after a header: its pid inside and outside, user, state, CPU seconds, memory,
+    command.
+    """
     if container.pid() is None:
         raise WrongState("cannot show the processes of", container.spec.name, "it is not running")
     rows = [["PID", "HOST PID", "UID", "STATE", "CPU", "RSS", "COMMAND"]]

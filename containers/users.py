@@ -1,7 +1,7 @@
 """Who a command runs as: a user's words read against the image's own /etc/passwd and /etc/group.
 
-Read by us, from the layers, before the container exists: NSS would load the image's libraries into our process
-(CVE-2019-14271).
+Read by us, from the layers, before the container exists: NSS would load the image's libraries into our
+process (CVE-2019-14271).
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def _gid(word: str, group: list[list[str]], words: str) -> int:
 
 
 def _number(word: str, words: str) -> int:
-    # isdecimal alone would take Arabic digits; int alone would take "1_000", " 1" and "-1" (CVE-2026-30892 class)
+    # isdecimal alone would take Arabic digits; int alone would take "1_000", " 1" and "-1" (CVE-2026-30892
+    # class)
     if not (word.isascii() and word.isdecimal()):
         raise Usage(
             "cannot run as the user",
@@ -83,7 +84,9 @@ def _table(roots: Sequence[str], name: str, columns: int) -> list[list[str]]:
 
 
 def _read_inside(root: str, name: str) -> bytes | None:
-    """The regular file `name` inside `root`; no link of the image leads out of it (openat2, RESOLVE_IN_ROOT)."""
+    """The regular file `name` inside `root`; no link of the image leads out of it (openat2,
+    RESOLVE_IN_ROOT).
+    """
     try:
         root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -171,8 +171,8 @@ class Cgroup:
     def create(self, limits: Limits, devices: Sequence[str] = ()) -> None:
         """Make the group and impose the limits; raises HostUnfit for one that was asked and cannot be set.
 
-        `devices` are the only ones it may use ("c 1:3 rwm"); none given allows all. `left_out` names the defaults
-        that this host could not set.
+        `devices` are the only ones it may use ("c 1:3 rwm"); none given allows all. `left_out` names the
+        defaults that this host could not set.
         """
         wanted = settings(self.layout.version, limits) + self._device_rules(devices)
         self.refuse_missing(wanted)

@@ -24,7 +24,9 @@ class IdMaps(NamedTuple):
 
 
 def of_user() -> IdMaps:
-    """Root inside is this user; the rest is its subordinate range, where /etc/subuid and newuidmap give one."""
+    """Root inside is this user; the rest is its subordinate range, where /etc/subuid and newuidmap give
+    one.
+    """
     import shutil
 
     uid, gid = os.geteuid(), os.getegid()

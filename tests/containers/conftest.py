@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from capabilities import need
+
 from containers.container import Container
 from containers.spec import ContainerSpec
 from host import paths

@@ -7,9 +7,9 @@ import signal
 import time
 from pathlib import Path
 
+import leaks
 import pytest
 
-import leaks
 from containers import restarts, runtime
 from containers.spec import Health
 from host import paths, records
@@ -26,7 +26,7 @@ def start(lab, script, **wishes):
     return container
 
 
-def until(condition, what, timeout_s=5.0):
+def until(condition, what, timeout_s=20.0):
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited for {what}"
@@ -58,20 +58,20 @@ def test_it_outlives_its_starter_and_its_status_is_kept(lab):
             os._exit(0)
     os.waitpid(pid, 0)
     assert container.state() == "running"
-    assert container.wait(5) == 5
+    assert container.wait(20) == 5
     assert (container.state(), container.status()) == ("exited", 5)
 
 
 def test_its_words_are_in_the_log_by_stream_and_time(lab):
     container = start(lab, "echo out; echo err >&2; sleep 0.1; printf half; sleep 0.1; echo way")
-    container.wait(5)
+    container.wait(20)
     assert lab.logs(container, follow=True).count("out") == 1
     plain = lab.logs(container)
     assert sorted(plain.replace("half", "").split()) == ["err", "out", "way"]
     stamped = lab.logs(container, timestamps=True).splitlines()
     assert all(line[:2] == "20" and line[29] == "Z" for line in stamped if "way" not in line.split("half")[0])
     only = start(lab, "echo one; printf half; sleep 0.1; echo way", name="c2")
-    only.wait(5)
+    only.wait(20)
     lab.logs(only, follow=True)
     assert lab.logs(only, tail=1) == "halfway\n"
 
@@ -83,9 +83,12 @@ def test_following_ends_with_the_container_and_misses_nothing(lab):
 
 
 def test_the_log_is_rotated_and_bounded(lab):
-    script = "i=0; while [ $i -lt 40 ]; do head -c 5000 /dev/zero | tr '\\0' x; echo $i; i=$((i+1)); sleep 0.005; done"
+    script = (
+        "i=0; while [ $i -lt 40 ]; do head -c 5000 /dev/zero | tr '\\0' x; echo $i; i=$((i+1)); "
+        "sleep 0.005; done"
+    )
     container = start(lab, script, log_bytes=50_000, log_files=3)
-    container.wait(10)
+    container.wait(20)
     lab.logs(container, follow=True)
     files = sorted(container.folder.glob("log*"))
     assert [one.name for one in files] == ["log", "log.1", "log.2"]
@@ -117,7 +120,7 @@ def test_one_supervisor_serves_all_and_leaves_when_nothing_is_left(lab):
     assert len(supervisors(lab.home)) == 1
     for container in made:
         container.stop(0)
-    until(lambda: not supervisors(lab.home), "the supervisor to leave", 5)
+    until(lambda: not supervisors(lab.home), "the supervisor to leave")
 
 
 def test_kill_9_of_its_first_process_reads_as_unknown_never_as_0(lab):
@@ -131,7 +134,7 @@ def test_kill_9_of_its_first_process_reads_as_unknown_never_as_0(lab):
 def test_kill_reads_as_137(lab):
     container = start(lab, "sleep 30")
     container.kill(signal.SIGKILL)
-    assert container.wait(5) == 137
+    assert container.wait(20) == 137
 
 
 def test_stop_asks_first_and_says_why_it_had_to_kill(lab):
@@ -169,7 +172,7 @@ def test_a_paused_one_stands_still_and_dies_when_told(lab):
     until(lambda: len(lab.logs(container)) > seen, "output again")
     container.pause()
     container.kill(signal.SIGKILL)
-    assert container.wait(5) == 137
+    assert container.wait(20) == 137
 
 
 def test_a_command_that_cannot_start_is_told_and_leaves_nothing(lab):
@@ -182,7 +185,10 @@ def test_a_command_that_cannot_start_is_told_and_leaves_nothing(lab):
 
 def test_exec_enters_every_namespace_and_the_cgroup(lab):
     container = start(lab, "sleep 30", limits=Limits(pids=50))
-    script = "for k in mnt pid ipc uts net cgroup; do readlink /proc/self/ns/$k; readlink /proc/1/ns/$k; done; cat /proc/self/cgroup"
+    script = (
+        "for k in mnt pid ipc uts net cgroup; do readlink /proc/self/ns/$k; readlink /proc/1/ns/$k; done; "
+        "cat /proc/self/cgroup"
+    )
     status, output = lab.exec(container, "sh", "-c", script)
     lines = output.splitlines()
     assert status == 0
@@ -211,7 +217,7 @@ def test_wait_has_a_deadline(lab):
 
 def test_a_detached_terminal_is_held_by_the_helper(lab):
     container = start(lab, "tty; stty size; test -c /dev/console && echo console; sleep 0.2", tty=True)
-    assert container.wait(5) == 0
+    assert container.wait(20) == 0
     assert lab.logs(container, follow=True).split("\r\n")[:3] == ["/dev/pts/0", "24 80", "console"]
 
 

@@ -8,9 +8,9 @@ import signal
 import time
 from pathlib import Path
 
+import leaks
 import pytest
 
-import leaks
 from containers import foreground, launch
 from containers.spec import Mount
 from host.edges import Edges
@@ -272,10 +272,11 @@ def _on_pty(container, size=(30, 100), keys=b""):
     from containers import terminal
 
     terminal.resize(master, *size)
-    time.sleep(0.05)
-    os.write(master, keys)
     shown = b""
     while True:
+        if keys and b"ready" in shown:
+            os.write(master, keys)
+            keys = b""
         try:
             chunk = os.read(master, 4096)
         except OSError:
@@ -296,7 +297,8 @@ def test_a_terminal_has_its_size_from_the_first_byte_and_is_the_console(lab):
 
 def test_control_c_on_the_terminal_reaches_the_foreground_process(lab):
     shown, status = _on_pty(
-        lab.make("/bin/sh", "-c", "trap 'echo caught; exit 9' INT; sleep 30 & wait", tty=True), keys=b"\x03"
+        lab.make("/bin/sh", "-c", "trap 'echo caught; exit 9' INT; echo ready; sleep 30 & wait", tty=True),
+        keys=b"\x03",
     )
     assert "caught" in shown
     assert status == 9
@@ -306,7 +308,7 @@ def _wait_for(path: Path) -> None:
     _until(path.exists, f"{path} to appear")
 
 
-def _until(condition, what: str, timeout_s: float = 5) -> None:
+def _until(condition, what: str, timeout_s: float = 20) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"waited for {what}"
