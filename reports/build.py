@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.sample import load, results_file
+from reports import claimed
 from reports.flat import csv_text
 from reports.markdown import markdown
 from reports.page import Source, page, render
@@ -23,7 +24,11 @@ def read(results: Path) -> Source:
     path = results_file(results)
     found = load(path)
     return Source(
-        found.samples, found.notes, _campaign(path.parent), hashlib.sha256(path.read_bytes()).hexdigest()
+        found.samples,
+        found.notes,
+        _campaign(path.parent),
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        tuple(claimed.load(path.parent)),
     )
 
 

@@ -46,6 +46,13 @@ def _part(part: Part) -> Iterator[str]:
         yield from [*(f"- {_text(name)}: {_text(words)}" for name, words in part.content), ""]
     elif part.kind == "table":
         yield from [f"### {_text(part.title)}", "", *_table(part.content.head, part.content.rows), ""]
+    elif part.kind == "slider":
+        head = (part.content.label, *part.content.columns, "ratio")
+        steps = [(step.name, step.first, step.second, step.ratio) for step in part.content.steps]
+        yield from [f"### {_text(part.content.title)}", "", *_table(head, steps), ""]
+    elif part.kind == "cards":
+        rows = [(card.id, card.title, card.verdict, card.reason) for card in part.content]
+        yield from [*_table(("claim", "statement", "verdict", "why"), rows), ""]
     elif part.kind == "code":
         yield from [f"    {line}" for line in str(part.content).splitlines()]
         yield ""

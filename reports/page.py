@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from bench.core.sample import Sample
 from reports import palette, units
 from reports.appendix import appendix_sections, when
+from reports.claimed import claims_sections
+from reports.play import play_section
 from reports.sections import Section, results_sections
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class Source:
     notes: tuple[str, ...] = ()
     campaign: dict[str, Any] | None = None
     file_sha256: str = "–"
+    verdicts: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ def page(source: Source) -> Page:
     """The page of one results file."""
     good = [sample for sample in source.samples if sample.status == "ok"]
     chapters = results_sections(source.samples) if good else []
+    play = play_section(source.samples)
+    chapters += [*([play] if play else []), *claims_sections(source.verdicts)]
     chapters += (
         appendix_sections(source.samples, source.campaign or {}, source.file_sha256) if source.samples else []
     )
@@ -129,4 +134,11 @@ def style() -> str:
 
 def render(made: Page) -> str:
     """The page as HTML; every word that came from a results file is escaped."""
-    return _environment().get_template("page.html.j2").render(page=made, style=style())
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8") if _moves(made) else ""
+    return _environment().get_template("page.html.j2").render(page=made, style=style(), script=script)
+
+
+def _moves(made: Page) -> bool:
+    """True where a part of the page wants JavaScript; it holds no word of the results, so it runs nothing of
+    theirs."""
+    return any(part.kind == "slider" for section in made.sections for part in section.parts)

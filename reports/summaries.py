@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from bench.core.sample import Sample
 from bench.core.stats import Interval, median_interval, ratio_interval
@@ -50,8 +51,19 @@ def summaries(group: Group, read: Reading, reference: str) -> list[Summary]:
         values = tuple(value for sample in series.good() if (value := read(sample)) is not None)
         if values:
             ratio = paired_ratio(series, base, read) if base and base is not series else None
-            made.append(Summary(series, values, median_interval(values), len(series.failures()), ratio))
+            made.append(Summary(series, values, _median(values), len(series.failures()), ratio))
     return made
+
+
+@cache
+def _median(values: tuple[float, ...]) -> Interval:
+    """Kept, since picture, sentence and table ask for the same bootstrap."""
+    return median_interval(values)
+
+
+@cache
+def _ratio(pairs: tuple[tuple[float, float], ...]) -> Interval:
+    return ratio_interval(pairs)
 
 
 def paired_ratio(series: Series, base: Series, read: Reading) -> Interval | None:
@@ -60,7 +72,7 @@ def paired_ratio(series: Series, base: Series, read: Reading) -> Interval | None
     above, below = _by_block(series, read), _by_block(base, read)
     pairs = [(above[block], below[block]) for block in sorted(above.keys() & below.keys())]
     whole = [(a, b) for a, b in pairs if a > 0 and b > 0]
-    return ratio_interval(whole) if len(whole) >= 2 else None
+    return _ratio(tuple(whole)) if len(whole) >= 2 else None
 
 
 def _by_block(series: Series, read: Reading) -> dict[int, float]:

@@ -17,12 +17,15 @@ _EDGES = re.compile(r"(t\d)\.\.(t\d)")
 
 @dataclass(frozen=True)
 class Effect:
-    """What the samples say to a predicate; `lacking` tells why there is no interval."""
+    """What the samples say to a predicate; `lacking` tells why there is no interval, `skipped` that this
+    host has not got what it takes.
+    """
 
     interval: Interval | None
     n: int
     accelerators: tuple[str, ...] = ()
     lacking: str = ""
+    skipped: bool = False
 
 
 def experiment_of(where: Where, claim_id: str) -> str:
@@ -55,7 +58,8 @@ def effect(predicate: Predicate, samples: Sequence[Sample], claim_id: str) -> Ef
     refused = _refused(tried, good, predicate, places)
     n = min(len(found) for found in good)
     if refused:
-        return Effect(None, n, accelerators, refused)
+        skipped = any(found and all(one.status == "skipped" for one in found) for found in tried)
+        return Effect(None, n, accelerators, refused, skipped)
     interval, count = _EFFECTS[predicate.effect](good, predicate)
     if count < predicate.minimum:
         return Effect(

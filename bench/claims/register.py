@@ -58,7 +58,8 @@ class Bound:
     high: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.sign} {self.low:g}" + (f" to {self.high:g}" if self.sign == "within" else "")
+        sign = {">=": "≥", "<=": "≤", "==": "="}.get(self.sign, self.sign)
+        return f"{sign} {self.low:g}" + (f" to {self.high:g}" if self.sign == "within" else "")
 
 
 @dataclass(frozen=True)

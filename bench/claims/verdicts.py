@@ -56,7 +56,7 @@ def _together(claim: Claim, findings: Sequence[Finding]) -> tuple[str, str]:
         return "qualified", f"holds: {inside[0].predicate.words}; does not hold: {outside[0].predicate.words}"
     if missing:
         told = "; ".join(dict.fromkeys(one.effect.lacking for one in missing))
-        if not inside and not outside and not unclear:
+        if claim.lacking or all(one.effect.skipped for one in missing):
             return "not testable here", claim.lacking or told
         return "undecided", f"still open: {told}"
     if unclear:
