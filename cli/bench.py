@@ -8,14 +8,23 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from host.errors import Usage
 
 if TYPE_CHECKING:
     from bench.core.campaign import Campaign
+    from bench.core.condition import Condition
     from bench.core.plan import Plan
     from bench.core.sample import Sample
+    from bench.core.summary import Row
+
+
+class Conditions(NamedTuple):
+    """What --fail-if asks, and the rows that its `base` comes from."""
+
+    parsed: list[Condition]
+    baseline: list[Row]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,10 +42,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--dry-run", action="store_true", help="show what would be run")
     one.add_argument("--fail-if", action="append", default=[], metavar="EXPR",
                      help="exit 1 where it holds: 'ct.start.median > 1.1 * base'")  # fmt: skip
+    one.add_argument("--baseline", type=Path, metavar="RESULTS", help="where `base` in --fail-if comes from")
     one = words.add_parser("resume", help="go on with an interrupted campaign")
     one.add_argument("out", type=Path, nargs="?", default=Path("out/demo"), help="folder of the results")
     one = words.add_parser("compare", help="two results, or the odd blocks of one against its even blocks")
     one.add_argument("results", type=Path, nargs="+", help="one or two result folders or files")
+    one.add_argument(
+        "--targets", default="", metavar="A,B", help="two targets of one result, paired by block"
+    )
     one.add_argument("--margin", type=float, default=0.05, help="what counts as equivalent (0.05: 5 %%)")
     one = words.add_parser("history", help="the medians of several results, oldest first")
     one.add_argument("results", type=Path, nargs="+")
@@ -138,7 +151,7 @@ def _run(args: argparse.Namespace) -> int:
     made = _planned(args)
     if args.dry_run:
         return _plan(args)
-    conditions = _conditions(args.fail_if)
+    conditions = _conditions(args.fail_if, args.baseline)
     out = args.out or Path("out", made.name)
     aside = store.set_aside(out)
     if aside is not None:
@@ -159,10 +172,10 @@ def _resume(args: argparse.Namespace) -> int:
     recorded = sample.load(args.out)
     for note in recorded.notes:
         _say(note)
-    return _measure(made, args.out, described["campaign"], list(recorded.samples), [])
+    return _measure(made, args.out, described["campaign"], list(recorded.samples), Conditions([], []))
 
 
-def _measure(made: Plan, out: Path, name: str, recorded: list[Sample], conditions: list[Any]) -> int:
+def _measure(made: Plan, out: Path, name: str, recorded: list[Sample], conditions: Conditions) -> int:
     """Run the campaign, then write its tables; Ctrl-C ends it in order and keeps every sample."""
     from bench import experiments, targets
     from bench.core.campaign import Campaign
@@ -198,7 +211,7 @@ def _say_estimate(made: Plan, campaign: Campaign) -> None:
     _say(f"{made.name} ({made.hash}): about {total_s / 60:.1f} min with {told}")
 
 
-def _tell(out: Path, campaign: Campaign, conditions: list[Any]) -> int:
+def _tell(out: Path, campaign: Campaign, conditions: Conditions) -> int:
     """Write results.csv and summary.md, print the table, and judge the conditions."""
     from bench.core import export, store, summary, table
     from host import records
@@ -215,15 +228,26 @@ def _tell(out: Path, campaign: Campaign, conditions: list[Any]) -> int:
     if not any(one.status == "ok" for one in campaign.samples):
         _say("no run worked")
         return 1
-    return 0
+    return _judged(conditions, rows)
 
 
-def _conditions(texts: list[str]) -> list[Any]:
-    if not texts:
-        return []
+def _conditions(texts: list[str], baseline: Path | None) -> Conditions:
+    """Read before the campaign, so that a typo costs no measurement."""
+    from bench.core import condition, sample, summary
+
+    parsed = [condition.parse(text) for text in texts]
+    base = summary.rows(sample.load(baseline).samples) if baseline else []
+    return Conditions(parsed, base)
+
+
+def _judged(conditions: Conditions, rows: list[Row]) -> int:
+    """Exit status of --fail-if: 1 where a condition holds, each told with its numbers."""
     from bench.core import condition
 
-    return [condition.parse(text) for text in texts]
+    held = condition.held(conditions.parsed, rows, conditions.baseline)
+    for one in held:
+        _say(f"{one.group}: {one.text}: {one.left:.6g} against {one.right:.6g}")
+    return 1 if held else 0
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -233,6 +257,8 @@ def _compare(args: argparse.Namespace) -> int:
     for found in loaded:
         for note in found.notes:
             _say(note)
+    if args.targets:
+        return _compare_targets(args, list(loaded[0].samples))
     if len(loaded) > 2:
         raise Usage("compare takes one or two results", hint="vmm bench history takes more")
     if len(loaded) == 1:
@@ -243,6 +269,20 @@ def _compare(args: argparse.Namespace) -> int:
         print(f"{args.results[1]} (second) over {args.results[0]} (first)")
         first, second = list(loaded[0].samples), list(loaded[1].samples)
     verdicts = compare.compared(compare.by_cell(first), compare.by_cell(second), args.margin)
+    print(compare.to_table(verdicts, args.margin), end="")
+    return 0
+
+
+def _compare_targets(args: argparse.Namespace, samples: list[Sample]) -> int:
+    from bench.core import compare
+
+    names = args.targets.split(",")
+    if len(names) != 2:
+        raise Usage("cannot compare", repr(args.targets), "not two targets", "--targets ct,vm")
+    verdicts = compare.paired_groups(samples, names[0], names[1], args.margin)
+    if not verdicts:
+        raise Usage("cannot compare", args.targets, "no group has starts of both")
+    print(f"{args.results[0]}: {names[1]} (second) over {names[0]} (first), paired by block")
     print(compare.to_table(verdicts, args.margin), end="")
     return 0
 

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.core import facts, leaks, noise, overhead, resume, schedule, worker
+from bench.core import facts, leaks, noise, overhead, resume, schedule, stopping, worker
 from bench.core.plan import Group, Plan
 from bench.core.progress import Progress
-from bench.core.sample import Sample
+from bench.core.sample import Sample, times_s
 from bench.core.schedule import Turn
 from bench.core.store import Store
 from bench.core.target import Cell, Measure, Parts, Target, Unavailable
@@ -58,10 +58,11 @@ class Campaign:
         try:
             self._overhead = overhead.measured()
             usable = self._usable()
+            self._prepare_all(usable)
             self._announce(usable)
             order = 0
-            for planned, group in self._groups(usable):
-                self._group(planned, group, order)
+            for group in self._groups(usable):
+                self._group(group, order)
                 order += (group.warmup + max(group.runs, group.max_runs)) * len(group.targets)
             outcome = "complete"
         except Failure as error:
@@ -101,18 +102,28 @@ class Campaign:
             parts = Parts("skipped", error=missing.why, hint=missing.hint or None)
             self._save(Turn(cell, 0, 0), parts, time.time())
 
-    def _groups(self, usable: Mapping[str, bool]) -> Iterable[tuple[Group, Group]]:
-        """Each group as planned, and with the targets that can be used."""
+    def _groups(self, usable: Mapping[str, bool]) -> Iterable[Group]:
+        """Each group with those of its targets that can be used."""
         for group in self.plan.groups:
             names = tuple(name for name in group.targets if usable[name])
             if names:
-                yield group, replace(group, targets=names)
+                yield replace(group, targets=names)
+
+    def _prepare_all(self, usable: Mapping[str, bool]) -> None:
+        """Make images, disks and daemons before the first timed block, not in the middle of it."""
+        began_s = time.monotonic()
+        for group in self._groups(usable):
+            for cell in group.cells():
+                self._prepare(cell)
+        took_s = time.monotonic() - began_s
+        if took_s > 1:
+            self.progress.note(f"prepared in {took_s:.0f} s")
 
     def _announce(self, usable: Mapping[str, bool]) -> None:
         recorded = resume.done(self.samples)
         left: dict[str, int] = {}
         expect_s: dict[str, float] = {}
-        for _, group in self._groups(usable):
+        for group in self._groups(usable):
             for block in schedule.blocks(group, self.plan.seed):
                 for turn in resume.left(block, recorded):
                     left[turn.cell.key] = left.get(turn.cell.key, 0) + 1
@@ -124,36 +135,30 @@ class Campaign:
 
     # -- one group -----------------------------------------------------------------------------------------
 
-    def _group(self, planned: Group, group: Group, first_order: int) -> None:
-        """Blocks until the plan's runs are done, or the medians are precise enough at two looks in a row."""
+    def _group(self, group: Group, first_order: int) -> None:
+        """Blocks until the plan's runs are done; an adaptive group goes on until it is precise enough."""
         recorded = resume.done(self.samples)
-        passes = 0
+        looks, adaptive = stopping.Looks(group), group.max_runs > group.runs
+        name, number, stopped = group.cells()[0].group, 0, False
         for block in schedule.blocks(group, self.plan.seed, first_order, longest=True):
             number = block[0].block
-            if number >= group.runs and (number - group.runs) % group.look_every == 0:
-                passes = passes + 1 if self._is_precise(group) else 0
-                if passes == 2:
-                    self._stops[group.cells()[0].group] = f"precise after {number} runs"
-                    break
-            extra = number >= group.runs
+            stopped = adaptive and looks.are_enough(number, self._starts(group))
+            if stopped:
+                break
             for turn in resume.left(block, recorded):
-                if extra:
+                if number >= group.runs:
                     self.progress.more(turn.cell.key, 1)
-                self._turn(turn, planned)
-        else:
-            if group.max_runs > group.runs:
-                self._stops[group.cells()[0].group] = f"max_runs: not precise after {group.max_runs} runs"
+                self._turn(turn, group.batch)
+        if adaptive:
+            self._stops[name] = looks.words(number if stopped else number + 1, stopped)
 
-    def _is_precise(self, group: Group) -> bool:
-        from bench.core import stats, summary
+    def _starts(self, group: Group) -> list[list[float]]:
+        """Seconds of the starts of each target that had a good one."""
+        keys = [cell.key for cell in group.cells()]
+        found = [times_s(one for one in self.samples if one.cell == key) for key in keys]
+        return [values for values in found if values]
 
-        for cell in group.cells():
-            values = summary.times_s(one for one in self.samples if one.cell == cell.key)
-            if not stats.median_interval(values).half_width <= group.precision:
-                return False
-        return True
-
-    def _turn(self, turn: Turn, group: Group) -> None:
+    def _turn(self, turn: Turn, batch: int) -> None:
         self.progress.turn(turn)
         refused = self._prepare(turn.cell)
         if refused is not None:
@@ -164,10 +169,9 @@ class Campaign:
         there = leaks.snapshot(self.watched)
         cell = replace(turn.cell, run=turn.order)
         job = partial(self.measure_of(cell), self.targets[cell.target], cell)
-        before = noise.read()
-        for ran in worker.runs(job, group.batch, turn.cell.deadline_s):
-            after = noise.read()
-            warned = noise.warnings(before, after, self._host["cores"])
+        watch = noise.Watch(self._host["cores"])
+        for ran in worker.runs(job, batch, turn.cell.deadline_s):
+            warned = watch.warnings()
             if ran.is_last:
                 warned += self._look_for_litter(turn, there)
             for parts in ran.parts:
@@ -175,7 +179,6 @@ class Campaign:
             self.progress.done(self.samples[-1], ran.took_s)
             if ran.is_broken:
                 self._recover(turn.cell.target)
-            before = noise.read()
 
     def _recover(self, name: str) -> None:
         """A worker was killed in the middle: let its target clean up, and make it ready anew."""

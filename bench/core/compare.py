@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -10,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.core import stats
-from bench.core.sample import Sample
+from bench.core.sample import Sample, times_s
 from bench.core.stats import Interval
-from bench.core.summary import times_s
 
 ALPHA = 0.05
 Values = Mapping[str, Sequence[float]]
@@ -87,47 +87,61 @@ def _words(p: float, equivalent: bool) -> str:
 
 
 def to_table(verdicts: Sequence[Verdict], margin: float = 0.05) -> str:
-    """The verdicts for 80 columns."""
-    lines = [f"  {'':<31} {'n':>7} {'ratio (95 %)':>21} {'p':>6} {'sees':>6}  verdict"]
+    """The verdicts for 80 columns, the name of a cell above its numbers."""
+    lines = [f"  {'':<4} {'n':>9} {'ratio (95 %)':>22} {'p':>7} {'sees':>7}  verdict"]
     for one in verdicts:
-        n = f"{one.n[0]}+{one.n[1]}"
         bounds = "" if math.isnan(one.ratio.low) else f" ({one.ratio.low:.3f}..{one.ratio.high:.3f})"
         sees = "-" if math.isnan(one.detectable) else f"{one.detectable:.1%}"
         p = "-" if math.isnan(one.p) else f"{one.p:.3f}"
-        if len(one.cell) > 31:
-            lines.append(f"  {one.cell}")
-        name = "" if len(one.cell) > 31 else one.cell
-        lines.append(
-            f"  {name:<31} {n:>7} {f'{one.ratio.estimate:.3f}{bounds}':>21} {p:>6} {sees:>6}  {one.words}"
-        )
-    lines.append(
-        "  sees: the smallest difference that these runs show with 80 % power; p: Mann-Whitney, Holm;"
-    )
-    lines.append(f"  equivalent: within {margin:.0%} by two one-sided tests")
+        ratio, n = f"{one.ratio.estimate:.3f}{bounds}", f"{one.n[0]}+{one.n[1]}"
+        lines += [f"  {one.cell}", f"  {'':<4} {n:>9} {ratio:>22} {p:>7} {sees:>7}  {one.words}"]
+    lines += [
+        "  sees: the smallest difference that these runs show with 80 % power",
+        f"  p: rank test, Holm over all cells; equivalent: within {margin:.0%} by two one-sided tests",
+    ]
     return "\n".join(lines) + "\n"
 
 
-def paired(samples: Sequence[Sample], group: str, first: str, second: str) -> Verdict:
-    """Two targets of one group, paired by block: second over first, sign-flip permutation on log ratios."""
+def paired_groups(samples: Sequence[Sample], first: str, second: str, margin: float = 0.05) -> list[Verdict]:
+    """Two targets in every group that has starts of both; p-values adjusted by Holm over the groups."""
+    groups = dict.fromkeys(one.cell.removesuffix(f"/{first}") for one in samples if one.target == first)
+    cells = set(by_cell(samples))
+    found = [
+        paired(samples, group, first, second, margin)
+        for group in groups
+        if {f"{group}/{first}", f"{group}/{second}"} <= cells
+    ]
+    adjusted = stats.holm({one.cell: one.p for one in found})
+    return [
+        one._replace(p=adjusted[one.cell], words=_words(adjusted[one.cell], one.equivalent_p < ALPHA))
+        for one in found
+    ]
+
+
+def paired(samples: Sequence[Sample], group: str, first: str, second: str, margin: float = 0.05) -> Verdict:
+    """Two targets of one group, paired by block: second over first, Wilcoxon's signed ranks on log ratios."""
     found = {name: _by_block(samples, f"{group}/{name}") for name in (first, second)}
     blocks = sorted(set(found[first]) & set(found[second]))
-    pairs = [(found[second][block], found[first][block]) for block in blocks]
-    differences = [math.log(top / base) for top, base in pairs if top > 0 and base > 0]
-    tops, bases = [top for top, _ in pairs], [base for _, base in pairs]
-    test = stats.wilcoxon(differences)
-    same = stats.equivalent(bases, tops, 0.05)
+    bases, tops = [found[first][block] for block in blocks], [found[second][block] for block in blocks]
+    p = stats.wilcoxon([math.log(top / base) for top, base in zip(tops, bases, strict=True)]).p
+    same = stats.equivalent(bases, tops, margin)
     return Verdict(
         cell=f"{group}: {second} over {first}",
         n=(len(bases), len(tops)),
-        ratio=stats.ratio_interval(pairs),
+        ratio=stats.ratio_interval(list(zip(tops, bases, strict=True))),
         shift=stats.hodges_lehmann(bases, tops),
         delta=stats.cliffs_delta(bases, tops),
-        p=test.p,
+        p=p,
         equivalent_p=same.p,
         detectable=stats.detectable(bases, tops),
-        words=_words(test.p, same.equivalent),
+        words=_words(p, same.equivalent),
     )
 
 
 def _by_block(samples: Iterable[Sample], cell: str) -> dict[int, float]:
-    return {one.block: times_s([one])[0] for one in samples if one.cell == cell and times_s([one])}
+    """Block -> seconds; the median where a block has a batch."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for one in samples:
+        if one.cell == cell:
+            found[one.block] += [value for value in times_s([one]) if value > 0]
+    return {block: statistics.median(values) for block, values in found.items() if values}

@@ -17,6 +17,7 @@ WARNINGS = {
     "leak": "something was left behind after the run",
     "short": "the run was so short that the harness's own overhead is more than a twentieth of it",
 }
+EVERY_S = 0.05
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -52,6 +53,20 @@ def read() -> Reading:
         khz=_khz(),
         running=os.getloadavg()[0],
     )
+
+
+class Watch:
+    """Readings around the runs of one worker, 50 ms apart at least: each costs as much as a short run."""
+
+    def __init__(self, cores: int) -> None:
+        self._cores, self._last = cores, read()
+
+    def warnings(self) -> tuple[str, ...]:
+        """What disturbed the time since the last reading; nothing is told of less than 50 ms."""
+        if time.monotonic() - self._last.at_s < EVERY_S:
+            return ()
+        before, self._last = self._last, read()
+        return warnings(before, self._last, self._cores)
 
 
 def warnings(before: Reading, after: Reading, cores: int, instance_s: float = 0.0) -> tuple[str, ...]:

@@ -163,6 +163,18 @@ def load_all(paths: Iterable[Path]) -> Results:
     return Results(tuple(samples.values()), tuple(notes))
 
 
+def times_s(samples: Iterable[Sample], first: str = "t0", last: str = "t8") -> list[float]:
+    """Seconds between two edges of good, timed runs; t9 stands in where a command says nothing (no t8)."""
+    found = []
+    for one in samples:
+        if one.status != "ok" or one.warmup:
+            continue
+        end = one.edges_ns.get(last, one.edges_ns.get("t9") if last == "t8" else None)
+        if end is not None and first in one.edges_ns:
+            found.append((end - one.edges_ns[first]) / 1e9)
+    return found
+
+
 def _parsed(raw: bytes, path: Path, number: int, is_last: bool) -> Line | None:
     try:
         line = json.loads(raw)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from bench.core import stats
-from bench.core.sample import Sample
+from bench.core.sample import Sample, times_s
 from bench.core.stats import Interval
 
 STARTS = ("command", "boot")
@@ -27,18 +27,6 @@ class Row(NamedTuple):
     ratio: Interval | None
     base: str | None
     why: str = ""
-
-
-def times_s(samples: Iterable[Sample], first: str = "t0", last: str = "t8") -> list[float]:
-    """Seconds between two edges of good, timed runs; t9 stands in where a command says nothing (no t8)."""
-    found = []
-    for one in samples:
-        if one.status != "ok" or one.warmup:
-            continue
-        end = one.edges_ns.get(last, one.edges_ns.get("t9") if last == "t8" else None)
-        if end is not None and first in one.edges_ns:
-            found.append((end - one.edges_ns[first]) / 1e9)
-    return found
 
 
 def rows(samples: Sequence[Sample], base: str = "ct") -> list[Row]:

@@ -16,10 +16,11 @@ TARGETS = {
     "bubblewrap": "bench.targets.bubblewrap:Bubblewrap",
     "runc": "bench.targets.runc:Runc",
     "docker": "bench.targets.docker:Docker",
+    "exec": "bench.targets.exec:Exec",
     "fake": "bench.targets.fake:Fake",
     "fake-b": "bench.targets.fake:FakeB",
 }
-HIDDEN = frozenset({"fake", "fake-b"})
+HIDDEN = frozenset({"exec", "fake", "fake-b"})
 
 
 def load(names: Iterable[str]) -> dict[str, Target]:
