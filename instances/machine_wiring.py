@@ -81,7 +81,14 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
         tpm=request.tpm,
         autostart=request.autostart,
         ephemeral=request.rm,
+        template=_template(request),
     )
+
+
+def _template(request: RunRequest) -> str:
+    """Whether it may start as a clone: not where the words ask for a boot, or for one like no other."""
+    asked = (request.boot, request.kernel, request.initrd, request.append, request.machine, request.arch)
+    return "" if any(asked) else "auto"
 
 
 def _default_boot(request: RunRequest, init: str | None) -> str:

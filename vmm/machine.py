@@ -17,7 +17,7 @@ from host.stdio import Stdio
 from vmm import process, records
 from vmm.boot import Boot
 from vmm.channel import Channel, HungUp
-from vmm.spec import MachineSpec, check
+from vmm.spec import KERNEL_BOOTS, MachineSpec, check
 
 if TYPE_CHECKING:
     from vmm.qemu_driver import QemuDriver
@@ -59,12 +59,17 @@ class Machine:
         return status
 
     def start(self, edges: Edges) -> None:
-        """Start detached; returns when the command runs (command mode) or QEMU does (system mode)."""
+        """Start detached; returns when the command runs (command mode) or the guest's kernel is up.
+
+        Firmware boots (bios, uefi) have no helper to tell: there it returns when QEMU runs.
+        """
         boot = self._boot(edges, dies_with_us=False)
         try:
-            if self.spec.command_mode:
-                channel = boot.await_helper(boot_timeout_s())
-                channel.start_main(self._main())
+            if self.spec.boot in KERNEL_BOOTS:
+                channel = self._helper(boot)
+                if self.spec.command_mode:
+                    channel.start_main(self._main())
+            self._note_ssh_port()
         except BaseException:
             self._driver.kill()
             self._driver.release()
@@ -75,7 +80,23 @@ class Machine:
     def _boot(self, edges: Edges, dies_with_us: bool) -> Boot:
         check(self.spec)
         edges.mark("t1")
-        return self._driver.boot(self.accelerator(), edges, dies_with_us)
+        accel = self.accelerator()
+        if self.spec.template:
+            from vmm import clones
+
+            boot = clones.boot(self._driver, accel, edges, dies_with_us, boot_timeout_s())
+            if boot is not None:
+                return boot
+        return self._driver.boot(accel, edges, dies_with_us)
+
+    def _helper(self, boot: Boot) -> Channel:
+        """The greeted channel; a clone is renewed before anything else can run in it."""
+        channel = boot.await_helper(boot_timeout_s())
+        if boot.cloned:
+            from vmm import clones
+
+            clones.renew(channel, self.spec)
+        return channel
 
     def accelerator(self) -> str:
         """`kvm` or `tcg`: as the spec says, else as the probe of this host found."""
@@ -87,13 +108,20 @@ class Machine:
 
         return accelerator.choose(self.spec.kernel, self.spec.initrd)
 
+    def _note_ssh_port(self) -> None:
+        """Keep which port of the host leads to sshd: `vmm ls` must not ask QEMU for it each time."""
+        if self.spec.reaches_ssh:
+            from vmm import forwards
+
+            (self.run_dir / "ssh-port").write_text(str(forwards.ssh_port(self._driver)))
+
     def _main(self, stdio: Stdio | None = None) -> ExecRequest:
         command = self.spec.command
         request = ExecRequest(command.argv, command.env, command.cwd, command.user)
         return request._replace(tty=stdio.tty, interactive=stdio.interactive) if stdio else request
 
     def _command(self, boot: Boot, stdio: Stdio, edges: Edges) -> int:
-        channel = boot.await_helper(boot_timeout_s())
+        channel = self._helper(boot)
         with self._log() as log:
 
             def on_output(stream: int, data: bytes) -> None:
@@ -226,11 +254,22 @@ class Machine:
     # ---- look ----
 
     def state(self) -> str:
-        """`created`, `exited`, or what QEMU or libvirt says: running, paused, unresponsive."""
+        """`created`, `exited`, or what QEMU says: running (in system mode how far it is), paused,
+        unresponsive."""
         said = self._driver.state()
+        if said == "running" and not self.spec.command_mode:
+            from vmm import readiness
+
+            return readiness.glance(self.run_dir)
         if said == "exited" and not (self.folder / "serial.log").exists():
             return "created"
         return said
+
+    def wait_for(self, condition: str, timeout_s: float | None = None, edges: Edges | None = None) -> None:
+        """Wait until the machine is running, ssh-ready, cloud-init-done or exited; stamps t8 for ssh."""
+        from vmm import readiness
+
+        readiness.wait_for(self, condition, timeout_s, edges)
 
     def status(self) -> int | None:
         """The exit status of the command, or None where nobody saw it (killed, still running, system

@@ -53,14 +53,22 @@ class Monitor:
         self.execute("qmp_capabilities", timeout_s=timeout_s)
         return greeting
 
-    def execute(self, command: str, arguments: Reply | None = None, timeout_s: float = 5.0) -> Any:
-        """Send one command and return its reply; raises Failure with QEMU's own words when it refuses."""
+    def execute(
+        self, command: str, arguments: Reply | None = None, timeout_s: float = 5.0, fd: int | None = None
+    ) -> Any:
+        """Send one command, with a descriptor for getfd, and return its reply.
+
+        Raises Failure with QEMU's own words when it refuses.
+        """
         deadline = time.monotonic() + timeout_s
         request: Reply = {"execute": command}
         if arguments:
             request["arguments"] = arguments
         try:
-            self._socket.sendall(json.dumps(request).encode() + b"\n")
+            words = json.dumps(request).encode() + b"\n"
+            if fd is not None:
+                words = words[socket.send_fds(self._socket, [words], [fd]) :]
+            self._socket.sendall(words)
         except OSError as error:
             raise WrongState("cannot ask QEMU", self.name, error.strerror or str(error)) from None
         while True:

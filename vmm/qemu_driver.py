@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import socket
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class QemuDriver:
 
     def __init__(self, folder: Path, run: Path, spec: MachineSpec) -> None:
         self.folder, self.run, self.spec = folder, run, spec
+        self._boot: Boot | None = None
 
     # ---- plan ----
 
@@ -51,6 +53,8 @@ class QemuDriver:
         paths.ensure(self.run, 0o755)
         who = confine.confinement(self._needs(), accel == "kvm")
         self._lay_out(who)
+        if how and how.memory_file and not how.memory_private:
+            who.give(Path(how.memory_file))
         names = [name for name in self._sockets()]
         listeners = process.listen(self.run, names)
         try:
@@ -68,6 +72,7 @@ class QemuDriver:
     def _watched(self, pid: int, clients: dict[str, socket.socket], edges: Edges) -> Boot:
         talk = Monitor(clients["ctl"], self.folder.name)
         boot = Boot(self.folder, edges, pid, clients["guest"], clients["serial"], talk, process.reap)
+        self._boot = boot
         try:
             self._join_cgroup(pid)
             boot.await_monitor(_GREETING_S)
@@ -143,17 +148,34 @@ class QemuDriver:
         said = monitor.state(self.run / "query")
         return "unresponsive" if said == "exited" else said
 
-    def control(self, timeout_s: float = 5.0) -> Monitor:
-        """The control monitor; raises WrongState when the machine does not run or somebody else has it."""
+    @contextlib.contextmanager
+    def control(self, timeout_s: float = 5.0) -> Iterator[Monitor]:
+        """The control monitor: the start's own while that lasts, for QEMU greets one client at a time.
+
+        Raises WrongState when the machine does not run, DeadlinePassed when another command keeps it.
+        """
+        if self._boot is not None and self._boot.monitor is not None:
+            yield self._boot.monitor
+            return
         try:
-            return monitor.connect(self.run / "ctl", timeout_s)
+            talk = monitor.connect(self.run / "ctl", timeout_s)
         except (FileNotFoundError, ConnectionRefusedError):
             raise WrongState("cannot reach", self.folder.name, "its QEMU does not run") from None
+        with talk:
+            yield talk
 
     def execute(self, command: str, arguments: dict[str, Any] | None = None, timeout_s: float = 5.0) -> Any:
         """One QMP command that may change the machine; its reply."""
         with self.control(timeout_s) as control:
             return control.execute(command, arguments, timeout_s)
+
+    def hmp(self, line: str) -> str:
+        """One line to the human monitor: for what QMP 7.2 has no command, such as port forwards."""
+        return str(self.execute("human-monitor-command", {"command-line": line})).strip()
+
+    def netdev(self, number: int) -> str:
+        """QEMU's name of a network card's backend."""
+        return f"net{number}"
 
     def pause(self) -> None:
         """Stop the guest's processors."""

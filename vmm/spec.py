@@ -114,6 +114,7 @@ class MachineSpec:
     agent: bool = False
     display: bool = False
     cloneable: bool = False
+    template: str = ""
     ephemeral: bool = False
     autostart: bool = False
     ssh_key: str = ""
@@ -123,6 +124,11 @@ class MachineSpec:
     def command_mode(self) -> bool:
         """Whether the guest helper is pid 1 and the machine lives as long as its command."""
         return self.init is None and self.boot in KERNEL_BOOTS
+
+    @property
+    def reaches_ssh(self) -> bool:
+        """Whether the guest's port 22 is forwarded to a port of the host."""
+        return any(one.guest == 22 and one.protocol == "tcp" for nic in self.nics for one in nic.forwards)
 
     def to_record(self) -> dict[str, Any]:
         """The spec as JSON data: what `instance.json` keeps under `spec`."""

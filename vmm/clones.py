@@ -1,0 +1,116 @@
+"""Starting a machine as a clone of a template: its disk, QEMU's arguments, and an identity of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from host import paths
+from host.errors import BadData, Failure, NotFound
+from vmm import launch, templates
+from vmm.spec import MachineSpec
+from vmm.templates import Template
+
+if TYPE_CHECKING:
+    from host.edges import Edges
+    from vmm.boot import Boot
+    from vmm.channel import Channel
+    from vmm.monitor import Monitor
+    from vmm.qemu_driver import QemuDriver
+
+
+def boot(
+    driver: QemuDriver, accel: str, edges: Edges, dies_with_us: bool, boot_timeout_s: float
+) -> Boot | None:
+    """Start the driver's machine as a clone of its template; None where it must boot for real."""
+    template = _template_for(driver.folder, driver.spec, accel, boot_timeout_s)
+    if template is None:
+        return None
+    _lay_disk(template, Path(driver.spec.disks[0].path))
+    how = launch.here(driver.run, driver.folder, accel, driver.spec.arch)
+    how = replace(how, memory_file=str(template.memory), memory_private=True, incoming=True)
+    started = driver.boot(accel, edges, dies_with_us, how)
+    started.cloned = True
+    assert started.monitor is not None
+    try:
+        _load_state(started.monitor, template)
+    except BaseException:
+        started.close()
+        driver.kill()
+        driver.release()
+        raise
+    return started
+
+
+def _load_state(monitor: Monitor, template: Template) -> None:
+    """Let QEMU read the devices' state; the state itself says that the guest runs on."""
+    state = os.open(template.state, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        monitor.execute("migrate-set-capabilities", {"capabilities": [templates.LEAVE_MEMORY_OUT]})
+        monitor.execute("getfd", {"fdname": "state"}, fd=state)
+        monitor.execute("migrate-incoming", {"uri": "fd:state"})
+    finally:
+        os.close(state)
+
+
+def _template_for(folder: Path, spec: MachineSpec, accel: str, boot_timeout_s: float) -> Template | None:
+    """The template that this machine may start from, made now where there is none yet; None: it must boot.
+
+    Only a machine that never ran may: its disk still holds nothing of its own.
+    """
+    if spec.template != "auto" or templates.why_not(spec) or (folder / "serial.log").exists():
+        return None
+    home, disk = paths.home(), Path(spec.disks[0].path)
+    key = templates.key(spec, accel, templates.backing(disk))
+    found = _sound(home, key)
+    if found is not None:
+        return found
+    with templates.locked(home, key):
+        found = _sound(home, key)  # another command may have made it while we waited
+        return found or _made(home, spec, accel, key, disk, boot_timeout_s)
+
+
+def _made(
+    home: Path, spec: MachineSpec, accel: str, key: str, disk: Path, boot_timeout_s: float
+) -> Template | None:
+    from vmm import freeze
+
+    _say("first run of this image with these devices: freezing a template, later runs start from it")
+    try:
+        return freeze.automatic(home, spec, accel, key, disk, boot_timeout_s)
+    except Failure as error:
+        _say(f"no template, booting instead: {error}")
+        return None
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"vmm: {line}\n")
+
+
+def _sound(home: Path, name: str) -> Template | None:
+    try:
+        found = templates.load(home, name)
+    except (NotFound, BadData, KeyError):
+        return None
+    broken = templates.damage(found)
+    if broken:
+        _say(f"the template {name} is made anew: {broken}")
+        return None
+    return found
+
+
+def _lay_disk(template: Template, disk: Path) -> None:
+    """The machine's disk as an empty layer over the template's."""
+    disk.unlink(missing_ok=True)
+    shutil.copyfile(template.overlay, disk)
+
+
+def renew(channel: Channel, spec: MachineSpec) -> None:
+    """Post what makes the clone a machine of its own, before anything can run in it."""
+    channel.reseed()
+    channel.set_time()
+    channel.identity(hostname=spec.hostname)

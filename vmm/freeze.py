@@ -1,0 +1,159 @@
+"""Making a template: boot the machine on shared file memory, and freeze it where its command would begin."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from host import commands, paths
+from host.edges import Edges
+from host.errors import DeadlinePassed, Failure, from_os_error
+from vmm import launch, templates
+from vmm.boot import Boot
+from vmm.monitor import Monitor
+from vmm.qemu_driver import QemuDriver
+from vmm.spec import MachineSpec
+from vmm.templates import Template
+
+_SAVE_S = 60.0
+_SETTLE_S = 0.2
+
+
+def automatic(
+    home: Path, spec: MachineSpec, accel: str, key: str, pristine: Path, boot_timeout_s: float
+) -> Template:
+    """The template for machines like `spec`, made from its still empty disk; its name is its key.
+
+    The caller holds the template's lock. Raises Failure where the machine does not boot or memory runs out.
+    """
+    began = time.monotonic()
+    folder, memory = _places(home, key)
+    disk = folder / "disk.qcow2"
+    try:
+        shutil.copyfile(pristine, disk)
+        plain = templates.neutral(spec, str(disk))
+        _freeze(home, plain, accel, folder, memory, boot_timeout_s)
+        return _finish(home, plain, key, key, folder, memory, began, automatic=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        memory.unlink(missing_ok=True)
+        raise
+
+
+def _places(home: Path, name: str) -> tuple[Path, Path]:
+    folder, memory = templates.root(home) / name, templates.memory_dir(home) / f"{name}.memory"
+    shutil.rmtree(folder, ignore_errors=True)
+    memory.unlink(missing_ok=True)
+    folder.mkdir(parents=True)
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    return folder, memory
+
+
+def _freeze(
+    home: Path, spec: MachineSpec, accel: str, folder: Path, memory: Path, boot_timeout_s: float
+) -> None:
+    _reserve(spec.memory_bytes, memory)
+    run = paths.run_dir(home) / f"t.{folder.name[:8]}"
+    driver = QemuDriver(folder, run, spec)
+    state = os.open(folder / "state", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        how = launch.here(run, folder, accel, spec.arch)
+        how = replace(how, memory_file=str(memory))
+        boot = driver.boot(accel, Edges(), True, how)
+        try:
+            _save(boot, state, boot_timeout_s)
+        finally:
+            boot.close()
+    finally:
+        os.close(state)
+        driver.kill()
+        driver.release()
+
+
+def _reserve(size_bytes: int, memory: Path) -> None:
+    """Make the memory's file; refuse where it could not be filled: a write there would be SIGBUS."""
+    what = "cannot make a template's memory"
+    fs = os.statvfs(memory.parent)
+    if fs.f_bavail * fs.f_frsize < size_bytes:
+        hint = "vmm template rm, or --boot microvm starts without a template"
+        raise Failure(what, str(memory), f"it needs {size_bytes >> 20} MiB, less is free", hint)
+    try:
+        fd = os.open(memory, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.truncate(fd, size_bytes)
+        os.close(fd)
+    except OSError as error:
+        raise from_os_error(what, error, str(memory)) from None
+
+
+def _save(boot: Boot, state: int, boot_timeout_s: float) -> None:
+    channel = boot.await_helper(boot_timeout_s)
+    channel.sync()
+    time.sleep(_SETTLE_S)  # work that the kernel put off; a clone should not begin with it
+    assert boot.monitor is not None
+    save_state(boot.monitor, state)
+
+
+def save_state(monitor: Monitor, state: int) -> None:
+    """Write the devices' state to a descriptor; memory stays in its file. The machine stands still then.
+
+    It is not stopped before: the state then says "running", and clones run without being told to.
+    Raises Failure with QEMU's words, DeadlinePassed.
+    """
+    monitor.execute("migrate-set-capabilities", {"capabilities": [templates.LEAVE_MEMORY_OUT]})
+    monitor.execute("getfd", {"fdname": "state"}, fd=state)
+    monitor.execute("migrate", {"uri": "fd:state"}, timeout_s=_SAVE_S)
+    deadline = time.monotonic() + _SAVE_S
+    while True:
+        told: dict[str, Any] = monitor.execute("query-migrate")
+        if told.get("status") == "completed":
+            return
+        if told.get("status") in ("failed", "cancelled"):
+            raise Failure(
+                "cannot save the machine's state", why=str(told.get("error-desc", "QEMU gives no reason"))
+            )
+        if time.monotonic() > deadline:
+            raise DeadlinePassed(
+                "cannot save the machine's state", why=f"after {_SAVE_S:g} s: {told.get('status')}"
+            )
+        time.sleep(0.002)
+
+
+def _finish(
+    home: Path,
+    spec: MachineSpec,
+    name: str,
+    key: str,
+    folder: Path,
+    memory: Path,
+    began: float,
+    automatic: bool,
+) -> Template:
+    disk = folder / "disk.qcow2"
+    disk.chmod(0o444)
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on,cluster_size=8k"]
+    argv += ["-b", str(disk), "-F", "qcow2", str(folder / "overlay.qcow2")]
+    commands.run(argv, "cannot make the template's disk", timeout_s=60)
+    for leftover in ("log", "status", "serial.log", "qemu.log"):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / leftover).unlink()
+    base = Path(templates.backing(disk)[0]).name
+    made = Template(
+        name=name,
+        key=key,
+        folder=folder,
+        memory=memory,
+        memory_bytes=spec.memory_bytes,
+        automatic=automatic,
+        image_digest=base.split(".")[0],
+        created_unix_s=templates.now_unix_s(),
+        took_s=round(time.monotonic() - began, 3),
+        files=templates.fingerprint(folder, memory),
+        spec=spec.to_record(),
+    )
+    templates.save(made)
+    return made

@@ -1,0 +1,259 @@
+"""Templates: machines frozen with their memory, from which clones start; what they are kept as, and found by.
+
+A template is a folder `$VMM_HOME/templates/NAME`: `template.json`, `state` (the devices), `disk.qcow2` (what
+the guest wrote until it was frozen), `overlay.qcow2` (an empty layer over it, copied for each clone). The
+memory lies in /dev/shm, where reading costs no disk: after a reboot of the host it is gone, and the template
+with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from host import paths, records
+from host.errors import BadData, NotFound
+from vmm import launch
+from vmm.qemu_argv import argv
+from vmm.spec import KERNEL_BOOTS, Command, MachineSpec
+
+SCHEMA_VERSION = 1
+RECORD = "template.json"
+LARGEST_AUTOMATIC_BYTES = 1 << 30
+# The migration capability by which the state carries the devices only: both sides map the same memory file.
+LEAVE_MEMORY_OUT = {"capability": "x-ignore-shared", "state": True}
+
+
+class Template(NamedTuple):
+    """A frozen machine on disk; `files` holds name -> (size, mtime ns) as they were when it was frozen."""
+
+    name: str
+    key: str
+    folder: Path
+    memory: Path
+    memory_bytes: int
+    automatic: bool
+    image_digest: str
+    created_unix_s: float
+    took_s: float
+    files: dict[str, tuple[int, int]]
+    spec: dict[str, object]
+
+    @property
+    def state(self) -> Path:
+        """The devices' state, as QEMU's migration stream."""
+        return self.folder / "state"
+
+    @property
+    def overlay(self) -> Path:
+        """An empty qcow2 over the frozen disk."""
+        return self.folder / "overlay.qcow2"
+
+
+# ---- where they lie ----
+
+
+def root(home: Path) -> Path:
+    """The folder of a home's templates."""
+    return home / "templates"
+
+
+def memory_dir(home: Path) -> Path:
+    """Where frozen memory lies: /dev/shm, or the run directory where there is none."""
+    shm = Path("/dev/shm")
+    if os.access(shm, os.W_OK):
+        return shm / f"vmm-{paths.run_dir(home).name}"
+    return paths.run_dir(home) / "memory"
+
+
+# ---- what a template must share with its clones ----
+
+
+def why_not(spec: MachineSpec) -> str:
+    """Why no template can serve this machine, or an empty string."""
+    if spec.driver != "qemu":
+        return "templates are the qemu driver's"
+    if not spec.command_mode or spec.boot not in KERNEL_BOOTS:
+        return "only a machine in command mode is frozen by itself"
+    if spec.shares:
+        return "a shared folder's state lies on the host"
+    if spec.seed or spec.tpm or spec.balloon or spec.display or spec.vmgenid:
+        return "a device of it is its own from the first moment"
+    if any(nic.kind != "user" for nic in spec.nics):
+        return "its network card has an address of its own from the first moment"
+    if len(spec.disks) != 1 or spec.disks[0].format != "qcow2":
+        return "its disk is no thin layer over the image's"
+    if spec.memory_bytes > LARGEST_AUTOMATIC_BYTES:
+        return "its memory is larger than 1 GiB"
+    return ""
+
+
+def neutral(spec: MachineSpec, disk: str) -> MachineSpec:
+    """The machine without what makes it one of many: its name, command, forwards and disk."""
+    return replace(
+        spec,
+        name="template",
+        uuid="",
+        hostname="template",
+        accel="auto",
+        command=Command(),
+        disks=(replace(spec.disks[0], path=disk),),
+        nics=tuple(replace(nic, forwards=()) for nic in spec.nics),
+        ephemeral=False,
+        template="",
+    )
+
+
+def key(spec: MachineSpec, accel: str, base: tuple[str, int]) -> str:
+    """The digest of all that a template and its clones must have in common.
+
+    That is QEMU's arguments, and the identity of the files behind them: QEMU itself, kernel, initramfs (and
+    with it the helper), and the base disk with the size that the machine sees.
+    """
+    path, size_bytes = base
+    how = launch.here(Path("RUN"), Path("FOLDER"), accel, spec.arch)
+    words = argv(neutral(spec, path), how)
+    files = [shutil.which(how.qemu) or how.qemu, spec.kernel, spec.initrd, path]
+    told = [f"{file} {_identity(file)}" for file in files]
+    return hashlib.sha256("\0".join([*words, *told, str(size_bytes)]).encode()).hexdigest()[:24]
+
+
+def _identity(path: str) -> str:
+    try:
+        told = os.stat(path)
+    except OSError:
+        return "-"
+    return f"{told.st_size} {told.st_mtime_ns} {told.st_ino}"
+
+
+def backing(disk: Path) -> tuple[str, int]:
+    """The backing file of a qcow2 and the size that the guest sees (docs/interop/qcow2.txt, the header)."""
+    with open(disk, "rb") as file:
+        head = file.read(32)
+        magic, _, offset, length, _, size_bytes = struct.unpack(">4sIQIIQ", head)
+        if magic != b"QFI\xfb" or not offset:
+            raise BadData("cannot use the disk", str(disk), "not a qcow2 over a base")
+        file.seek(offset)
+        return file.read(length).decode(), size_bytes
+
+
+# ---- found, checked, listed, removed ----
+
+
+def load(home: Path, name: str) -> Template:
+    """The template of that name or key; raises NotFound."""
+    folder = root(home) / name
+    try:
+        record = records.read(folder / RECORD)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound("no template", repr(name), hint="vmm template ls lists them") from None
+    return Template(
+        name=folder.name,
+        key=record["key"],
+        folder=folder,
+        memory=Path(record["memory"]),
+        memory_bytes=record["memory_bytes"],
+        automatic=record["automatic"],
+        image_digest=record["image_digest"],
+        created_unix_s=record["created_unix_s"],
+        took_s=record["took_s"],
+        files={file: (told[0], told[1]) for file, told in record["files"].items()},
+        spec=record["spec"],
+    )
+
+
+def save(template: Template) -> None:
+    """Write the record: from here on the template exists."""
+    record = {name: value for name, value in template._asdict().items() if name not in ("folder", "name")}
+    record["memory"] = str(template.memory)
+    records.write(template.folder / RECORD, {"schema_version": SCHEMA_VERSION, **record})
+
+
+def fingerprint(folder: Path, memory: Path) -> dict[str, tuple[int, int]]:
+    """Size and mtime of the files that clones stand on."""
+    found = {}
+    for path in (memory, folder / "state", folder / "disk.qcow2", folder / "overlay.qcow2"):
+        told = path.stat()
+        found[path.name] = (told.st_size, told.st_mtime_ns)
+    return found
+
+
+def damage(template: Template) -> str:
+    """What is wrong with the template's files, or an empty string: a clone of changed memory would crash."""
+    try:
+        now = fingerprint(template.folder, template.memory)
+    except FileNotFoundError as error:
+        if str(error.filename) == str(template.memory):
+            return "its memory is gone: the host was started anew since"
+        return f"{error.filename} is gone"
+    changed = [name for name, told in template.files.items() if now.get(name) != told]
+    return f"{', '.join(changed)} changed since it was frozen" if changed else ""
+
+
+def every(home: Path) -> list[Template]:
+    """All templates of the home, the oldest first."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(root(home)):
+            with contextlib.suppress(NotFound, BadData, KeyError):
+                found.append(load(home, entry.name))
+    return sorted(found, key=lambda one: one.created_unix_s)
+
+
+def remove(home: Path, name: str) -> None:
+    """Remove a template and its memory; clones that run keep what they have mapped and opened."""
+    with locked(home, name):
+        memory = memory_dir(home) / f"{name}.memory"
+        folder = root(home) / name
+        with contextlib.suppress(FileNotFoundError):
+            (folder / RECORD).unlink()
+        with contextlib.suppress(FileNotFoundError):
+            memory.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(home: Path, name: str, wait_s: float = 300.0) -> Iterator[None]:
+    """The lock of one template's making: of two commands that want it, one builds and the other waits."""
+    with records.lock(root(home) / f".{name}.lock", wait_s):
+        yield
+
+
+def sweep(home: Path) -> list[str]:
+    """Remove what killed commands left half made, and memory without a template; what was removed."""
+    gone = []
+    with contextlib.suppress(FileNotFoundError):
+        for folder in root(home).iterdir():
+            if folder.is_dir() and not (folder / RECORD).exists() and _free(home, folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+                gone.append(str(folder))
+    with contextlib.suppress(FileNotFoundError):
+        for memory in memory_dir(home).glob("*.memory"):
+            name = memory.name.removesuffix(".memory")
+            if not (root(home) / name / RECORD).exists() and _free(home, name):
+                memory.unlink(missing_ok=True)
+                gone.append(str(memory))
+    return gone
+
+
+def _free(home: Path, name: str) -> bool:
+    from host.errors import DeadlinePassed
+
+    try:
+        with locked(home, name, wait_s=0):
+            return True
+    except DeadlinePassed:
+        return False
+
+
+def now_unix_s() -> float:
+    """The time for records."""
+    return round(time.time(), 3)
