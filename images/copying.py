@@ -117,18 +117,22 @@ def select(source: Source, name: str) -> list[tuple[str, Parts]]:
     return [(hit.rpartition("/")[2], tuple(hit.split("/"))) for hit in hits]
 
 
-def visible(source: Source, at: Parts) -> Iterator[tuple[Parts, Found]]:
-    """Everything below a directory that the rules do not leave out, parents first."""
+def visible(source: Source, at: Parts, base: int | None = None) -> Iterator[tuple[Parts, Found]]:
+    """Everything below a directory that the rules do not leave out, parents first.
+
+    `.dockerignore` speaks of paths in the context, --exclude of paths in the copied directory.
+    """
+    base = len(at) if base is None else base
     for name in source.tree.names(at):
         child, path = (*at, name), "/".join((*at, name))
         found = source.tree.lookup(child)
-        out = any(rules.leaves_out(path) for rules in (source.rules, source.exclude))
+        out = source.rules.leaves_out(path) or source.exclude.leaves_out("/".join(child[base:]))
         if found is None:
             continue
         is_directory = stat.S_ISDIR(found.status.st_mode)
         if out and not (is_directory and source.rules.may_return(path)):
             continue
-        below = list(visible(source, child)) if is_directory else []
+        below = list(visible(source, child, base)) if is_directory else []
         if not out or below:
             yield child, found
         yield from below

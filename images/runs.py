@@ -141,33 +141,28 @@ def _secret(build: Build, mount: MountWish, half: Path) -> StepMount:
     return StepMount("bind", mount.target, source, read_only=True)
 
 
-# What a container gets from outside: an empty file of that name is only the place where it was mounted.
-_MOUNTED_FILES = ("etc/hosts", "etc/resolv.conf", "etc/hostname")
-_MOUNTED_DIRECTORIES = ("proc", "sys", "dev")
+# What a container gets from outside: where it was mounted, an empty file or directory stays behind.
+_MOUNTED = ("etc/hosts", "etc/resolv.conf", "etc/hostname", "proc", "sys", "dev")
 
 
 def tidy(step: Step) -> None:
     """Take away the places of mounts that the image did not have: the command did not make them."""
     upper, below = step.folder / "upper", Merged(step.lowers)
-    for name in (*_MOUNTED_FILES, *(mount.target.lstrip("/") for mount in step.mounts)):
-        path = upper / name
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            status = path.lstat()
-            if below.lookup(tuple(name.split("/"))) is not None:
-                continue
-            if stat.S_ISREG(status.st_mode) and status.st_size == 0:
-                path.unlink()
-            elif stat.S_ISDIR(status.st_mode):
-                _remove_empty(path)
-    for name in _MOUNTED_DIRECTORIES:
-        with contextlib.suppress(FileNotFoundError):
-            if below.lookup((name,)) is None:
-                _remove_empty(upper / name)
+    for name in (*_MOUNTED, *(mount.target.strip("/") for mount in step.mounts)):
+        parts = tuple(name.split("/"))
+        while parts and below.lookup(parts) is None and _remove_empty(upper.joinpath(*parts)):
+            parts = parts[:-1]
 
 
-def _remove_empty(path: Path) -> None:
+def _remove_empty(path: Path) -> bool:
+    """Remove an empty file or directory; whether it is gone."""
     with contextlib.suppress(OSError):
-        path.rmdir()
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode) and status.st_size == 0:
+            path.unlink()
+        elif stat.S_ISDIR(status.st_mode):
+            path.rmdir()
+    return not os.path.lexists(path)
 
 
 def clean(half: Path) -> None:
