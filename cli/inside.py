@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from cli import keys
 from host.errors import Usage
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
@@ -39,7 +40,8 @@ def main(args: argparse.Namespace) -> int:
         return _exec(instance, args)
     if args.command == "shell":
         return runs.shell(instance, args.user, Stdio(tty=os.isatty(0), interactive=True))
-    return runs.attach(instance, Stdio(interactive=not args.no_stdin, tty=os.isatty(0)), args.detach_keys)
+    stdio = Stdio(interactive=not args.no_stdin, tty=os.isatty(0))
+    return runs.attach(instance, stdio, keys.parse(args.detach_keys))
 
 
 def _exec(instance: registry.Instance, args: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             "--timeout", metavar="S", type=float, default=_READY_S, help="for each need (300)"
         )
     if command == "down":
-        parser.add_argument("-t", "--time", metavar="S", type=float, default=10.0, help="seconds to end in (10)")
+        parser.add_argument("-t", "--time", metavar="S", type=float, default=10.0, help="seconds to end in")
         parser.add_argument("--volumes", action="store_true", help="delete its volumes, too")
 
 

@@ -153,9 +153,18 @@ def request(args: argparse.Namespace) -> requests.RunRequest:
         workdir=args.workdir,
         hostname=args.hostname,
         stop_signal=args.stop_signal,
+        detach_keys=_keys(getattr(args, "detach_keys", None)),
         restart=args.restart,
     )
     return requests.check(made._replace(**_machine_words(args), **_container_words(args)))
+
+
+def _keys(text: str | None) -> bytes:
+    if text is None:
+        return b""
+    from cli import keys
+
+    return keys.parse(text)
 
 
 def _machine_words(args: argparse.Namespace) -> dict[str, Any]:

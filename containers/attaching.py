@@ -26,8 +26,8 @@ class Detached(Exception):
     """The user typed the detach keys."""
 
 
-def attach(container: Container, stdio: Stdio, detach_keys: bytes = DETACH_KEYS) -> int:
-    """Follow it until it ends, and return its status; 0 where the user detached.
+def attach(container: Container, stdio: Stdio, detach_keys: bytes = DETACH_KEYS, whole: bool = False) -> int:
+    """Follow it until it ends, and return its status; 0 where the user detached. `whole`: from its birth on.
 
     Raises WrongState where it does not run, Unsupported where it was started in the foreground.
     """
@@ -40,7 +40,7 @@ def attach(container: Container, stdio: Stdio, detach_keys: bytes = DETACH_KEYS)
         raise Unsupported(
             "cannot attach to", container.spec.name, why, "vmm exec -it starts a shell beside it"
         )
-    session = _Session(container, stdio, detach_keys)
+    session = _Session(container, stdio, detach_keys, whole)
     try:
         with terminal.raw(stdio.stdin if container.spec.tty else -1):
             session.run()
@@ -54,12 +54,13 @@ def attach(container: Container, stdio: Stdio, detach_keys: bytes = DETACH_KEYS)
 class _Session:
     """One attached user: descriptors and where the log was when it began."""
 
-    def __init__(self, container: Container, stdio: Stdio, detach_keys: bytes) -> None:
+    def __init__(self, container: Container, stdio: Stdio, detach_keys: bytes, whole: bool) -> None:
         self.container, self.stdio = container, stdio
         self.keys = terminal.Keys(detach_keys)
         self.fds: list[int] = []
         self.reader = logs.Reader(container.folder / "log")
-        deque(self.reader.records(), maxlen=0)  # what was said before is for `vmm logs`
+        if not whole:
+            deque(self.reader.records(), maxlen=0)  # what was said before is for `vmm logs`
         self.input = self._input()
         self.events = sc.inotify(os.fsencode(container.folder), sc.IN_MODIFY | sc.IN_CREATE | sc.IN_MOVED_TO)
         self.pidfd = detached.pidfd(container)

@@ -225,17 +225,29 @@ class Container:
         if runtime.living(self.run_dir):
             raise WrongState("cannot remove", self.spec.name, "it is running", "vmm stop it first, or rm -f")
         self.clean()
-        for name in ("upper", "work", "merged"):
-            runtime.remove_tree(str(self.folder / name))
+        self._remove_layer()
         for path in self.folder.glob("log*"):
             path.unlink()
         runtime.forget(self.run_dir)
 
-    def attach(self, stdio: Stdio, detach_keys: bytes = b"\x10\x11") -> int:
-        """Follow it, with our keys into it, until it ends or the user types the detach keys (0 then)."""
+    def _remove_layer(self) -> None:
+        paths = [str(self.folder / name) for name in ("upper", "work", "merged")]
+        try:
+            _remove_trees(paths)
+        except PermissionError:
+            from host.linux import idmap
+
+            # What a mapped user made belongs to a subordinate id: only the namespace's root may remove it.
+            idmap.inside(idmap.of_user(), lambda: _remove_trees(paths), "cannot remove the layer")
+
+    def attach(self, stdio: Stdio, detach_keys: bytes = b"\x10\x11", whole: bool = False) -> int:
+        """Follow it, with our keys into it, until it ends or the user types the detach keys (0 then).
+
+        `whole` shows what it said before, too.
+        """
         from containers import attaching
 
-        return attaching.attach(self, stdio, detach_keys)
+        return attaching.attach(self, stdio, detach_keys, whole)
 
     def top(self) -> list[list[str]]:
         """Its processes, one row each after a header."""
@@ -301,6 +313,11 @@ class Container:
             "pid": init.pid if init else None,
             "cgroup": self.cgroup().directories(),
         }
+
+
+def _remove_trees(paths: list[str]) -> None:
+    for path in paths:
+        runtime.remove_tree(path)
 
 
 def _id_maps(facts: plan.Facts) -> Any:

@@ -52,6 +52,7 @@ class RunRequest(NamedTuple):
     hostname: str | None = None
     stop_signal: str | None = None
     restart: str = "no"
+    detach_keys: bytes = b""
     # machines only
     driver: str | None = None
     accel: str | None = None

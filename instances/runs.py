@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from host.edges import Edges
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from host.stdio import Stdio
     from instances.registry import Instance
     from instances.requests import Port, RunRequest
+
+
+DETACH_KEYS = b"\x10\x11"  # ctrl-p ctrl-q
 
 
 def plan(request: RunRequest) -> str:
@@ -34,12 +38,29 @@ def run(request: RunRequest, stdio: Stdio, edges: Edges) -> int:
     with _made(request, edges) as instance:
         backend = kinds.backend(instance)
         with _unmade_on_failure(instance, backend):
-            status = backend.run(stdio, edges)
+            if _is_a_persons_terminal(stdio) and instance.kind == kinds.CONTAINER:
+                status = _through_terminal(backend, stdio, edges, request.detach_keys)
+            else:
+                status = backend.run(stdio, edges)
+        if backend.state() in kinds.RUNNING:
+            sys.stderr.write(f"\nvmm: {instance.name} goes on; vmm attach {instance.name} comes back to it\n")
+            return 0
         events.happened("exited", instance.name, instance.kind, status=status)
         if instance.rm:
             _discard(instance, backend)
         edges.mark("t9")
         return status
+
+
+def _is_a_persons_terminal(stdio: Stdio) -> bool:
+    return stdio.tty and stdio.interactive and os.isatty(stdio.stdin)
+
+
+def _through_terminal(backend: Any, stdio: Stdio, edges: Edges, detach_keys: bytes) -> int:
+    """Start it detached and join its terminal: so that its user can leave it alone and come back."""
+    backend.start(edges)
+    status: int = backend.attach(stdio, detach_keys or DETACH_KEYS, whole=True)
+    return status
 
 
 def run_detached(request: RunRequest, edges: Edges) -> Instance:
@@ -289,7 +310,7 @@ def shell(instance: Instance, user: str, stdio: Stdio) -> int:
     return execute(instance, wanted, stdio)
 
 
-def attach(instance: Instance, stdio: Stdio, detach_keys: str | None) -> int:
+def attach(instance: Instance, stdio: Stdio, detach_keys: bytes) -> int:
     """Join the command's own terminal; its status when it ends, 0 after the detach keys."""
     _must_run(kinds.backend(instance), instance, "attach to")
     status: int = kinds.optional(instance, "attach")(stdio, detach_keys)
