@@ -203,6 +203,10 @@ class LibvirtDriver(QemuDriver):
             raise Failure(f"QEMU refused {command} of", self.folder.name, reply["error"].get("desc", ""))
         return reply["return"]
 
+    def netdev(self, number: int) -> str:
+        """libvirt's name of a network card's backend."""
+        return f"hostnet{number}"
+
     def pause(self) -> None:
         """Suspend the domain."""
         with self._domain() as domain:
