@@ -109,20 +109,22 @@ def close_all(fds: Sequence[int]) -> None:
 def remove_tree(path: str) -> None:
     """Remove a directory with all that is in it, following no link; harmless where it is not."""
     try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    remove_tree(entry.path)
-                else:
-                    os.unlink(entry.path)
-        os.rmdir(path)
-    except FileNotFoundError:
-        pass
+        _empty(path)
     except PermissionError:
-        if os.geteuid() == 0 or os.access(path, os.W_OK | os.X_OK | os.R_OK):
-            raise
-        os.chmod(path, 0o700)  # overlayfs makes work/work with mode 0
-        remove_tree(path)
+        os.chmod(path, 0o700)  # overlayfs makes work/work with mode 0, and so may a container
+        _empty(path)
+    except FileNotFoundError:
+        return
+    os.rmdir(path)
+
+
+def _empty(path: str) -> None:
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(entry.path)
+            else:
+                os.unlink(entry.path)
 
 
 def forget(run: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from host.errors import HostUnfit
+from host.errors import Failure, HostUnfit
+from host.linux import syscalls
 
 Range = tuple[int, int, int]
 
@@ -89,3 +92,43 @@ def _put(pid: int, file: str, text: str) -> None:
         os.write(fd, text.encode())
     finally:
         os.close(fd)
+
+
+def inside(maps: IdMaps, work: Callable[[], None], what: str) -> None:
+    """Do `work` as root of a user namespace with `maps`, in a child: for files that belong to mapped ids.
+
+    Raises Failure saying `what` where it did not succeed.
+    """
+    gate_read, gate_write = os.pipe2(os.O_CLOEXEC)
+    pid = syscalls.clone3(syscalls.CLONE_NEWUSER, signal.SIGCHLD)
+    if pid == 0:
+        _work_inside(gate_read, gate_write, work)
+    try:
+        os.close(gate_read)
+        write(pid, maps)
+        os.write(gate_write, b"g")
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        os.close(gate_write)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status:
+        raise Failure(
+            what, why=os.strerror(status) if 0 < status < 125 else f"the helper ended with {status}"
+        )
+
+
+def _work_inside(gate_read: int, gate_write: int, work: Callable[[], None]) -> None:
+    status = 125
+    try:
+        os.close(gate_write)
+        if os.read(gate_read, 1):
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+            work()
+            status = 0
+    except OSError as error:
+        status = min(error.errno or 125, 125)
+    finally:
+        os._exit(status)

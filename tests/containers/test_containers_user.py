@@ -1,0 +1,195 @@
+"""Containers of an ordinary user: the same engine in a user namespace, by a Python of the user's own."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from capabilities import ORDINARY_USER, need
+from host import paths
+
+PYTHON = "/usr/bin/python3"
+PROLOGUE = """
+import os, sys, time
+from pathlib import Path
+from containers.container import Container
+from containers.spec import ContainerSpec, Mount
+from host import paths, records
+from host.edges import Edges
+from host.errors import Failure
+from host.exec_request import ExecRequest
+from host.linux import idmap
+from host.linux.cgroup import Limits
+from host.stdio import Stdio
+
+def make(*argv, name="c1", **wishes):
+    folder = paths.instances_dir() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = ContainerSpec(name, (os.environ["ROOTFS"],), argv, ephemeral=True, **wishes)
+    records.write(folder / "instance.json", {"spec": spec.to_record()})
+    return Container(folder, paths.run_dir() / name, spec)
+
+def shell(script, **wishes):
+    return make("/bin/sh", "-c", script, **wishes)
+"""
+
+
+class User:
+    """Run Python as the ordinary user, with a home of its own."""
+
+    def __init__(self, home: Path, rootfs: Path) -> None:
+        self.home = home
+        entry = pwd.getpwnam(ORDINARY_USER)
+        self.ids = entry.pw_uid, entry.pw_gid
+        for path in home.rglob("*"):
+            os.lchown(path, *self.ids)
+        os.lchown(home, *self.ids)
+        self.env = {
+            "HOME": str(home),
+            "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
+            "VMM_HOME": str(home / "vmm"),
+            "XDG_RUNTIME_DIR": str(home / "run"),
+            "VMM_GUEST": str(paths.guest_helper()),
+            "PYTHONPATH": ":".join([str(Path(__file__).parents[2]), sysconfig.get_path("purelib")]),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "ROOTFS": str(rootfs),
+        }
+
+    def run(self, script: str) -> str:
+        """The output of a Python script that ends well; its words are the failure."""
+        done = subprocess.run(
+            [PYTHON, "-c", PROLOGUE + textwrap.dedent(script)],
+            env=self.env, user=self.ids[0], group=self.ids[1], extra_groups=[], cwd="/",
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def user(rootfs: Path) -> Iterator[User]:
+    need("root", "user", "userns", "overlay", "guest-helper")
+    if not Path(PYTHON).exists() or sys.version_info[:2] != (3, 11):
+        pytest.skip(f"no {PYTHON} of this version, which another user may run")
+    home = Path(tempfile.mkdtemp(prefix="vmm-user-", dir="/tmp"))
+    (home / "run").mkdir()
+    mine = home / "rootfs"
+    shutil.copytree(rootfs, mine, symlinks=True)
+    home.chmod(0o755)
+    yield User(home, mine)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def test_it_runs_as_root_of_its_own_user_namespace(user):
+    output = user.run("""
+        status = shell("id -u; cat /proc/self/uid_map; touch /made; ls -l /dev/null; exit 3").run(Stdio(), Edges())
+        print("status", status)
+    """)
+    lines = output.splitlines()
+    assert lines[0] == "0"
+    assert lines[1].split() == ["0", str(user.ids[0]), "1"]
+    assert lines[2].split() == ["1", "100000", "65536"]
+    assert lines[-1] == "status 3"
+    made = user.home / "vmm/instances/c1/upper/made"
+    assert made.stat().st_uid == user.ids[0]
+
+
+def test_every_namespace_is_its_own(user):
+    script = "for k in user mnt pid ipc uts net cgroup; do readlink /proc/self/ns/$k; done"
+    inside = user.run(f"shell({script!r}).run(Stdio(), Edges())").split()
+    outside = {
+        os.readlink(f"/proc/self/ns/{kind}") for kind in ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup")
+    }
+    assert len(inside) == 7
+    assert not set(inside) & outside
+
+
+def test_the_same_protections_hold(user):
+    output = user.run("""shell(
+        "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status; mount -t tmpfs x /tmp; echo mount $?;"
+        "echo x > /proc/sys/kernel/core_pattern; cat /proc/keys; ls /sys/firmware; unshare -U true; echo unshare $?"
+    ).run(Stdio(), Edges())""")
+    assert "CapEff:\t00000000800405fb" in output
+    assert "NoNewPrivs:\t1" in output
+    assert "Seccomp:\t2" in output
+    assert "mount 1" in output
+    assert "unshare 1" in output
+
+
+def test_another_user_of_the_image_and_its_files(user):
+    output = user.run("""
+        c = shell("id -u; touch /tmp/mine; mkdir -m 700 /tmp/deep; touch /tmp/deep/f", user="ann")
+        print(c.run(Stdio(), Edges()))
+        print(os.stat(c.folder / "upper/tmp/mine").st_uid)
+        c.remove()
+        print(sorted(os.listdir(c.folder)))
+    """)
+    assert output.split() == ["1000", "0", "100999", "['instance.json']"]
+
+
+def test_without_subordinate_ids_one_user_is_enough(user):
+    output = user.run("""
+        idmap._subordinate = lambda *_: None
+        print(shell("cat /proc/self/uid_map; id -u").run(Stdio(), Edges()))
+    """)
+    assert output.split() == ["0", str(user.ids[0]), "1", "0", "0"]
+
+
+def test_an_asked_limit_without_delegation_is_an_error_and_a_default_is_left_out(user):
+    output = user.run("""
+        try:
+            shell("true", limits=Limits(memory_bytes=1 << 26)).run(Stdio(), Edges())
+        except Failure as error:
+            print(error.told())
+        group = make("/bin/true", name="c2").cgroup()
+        group.create(Limits())
+        print("left out:", group.left_out)
+    """)
+    assert "cannot set the limit memory" in output
+    assert "hint: " in output
+    assert "Delegate=yes" in output
+    assert "left out: ['pids.max = 2048']" in output
+
+
+def test_detached_with_exec_logs_and_stop(user):
+    output = user.run("""
+        c = shell("echo hello; trap 'exit 4' TERM; while :; do sleep 0.05; done")
+        c.start(Edges())
+        print(c.state(), c.exec(ExecRequest(("sh", "-c", "id -u; readlink /proc/self/ns/user; exit 5")), Stdio()))
+        sys.stdout.flush()
+        time.sleep(0.3)
+        c.stop(10)
+        print(c.status())
+        c.logs(True, None, False, 1)
+        c.remove()
+    """)
+    words = output.split()
+    assert {"0", "running", "5", "4", "hello"} < set(words)
+    inside = next(word for word in words if word.startswith("user:["))
+    assert inside != os.readlink("/proc/self/ns/user")
+
+
+def test_kill_9_of_us_ends_it(user):
+    output = user.run("""
+        c = shell("echo up; sleep 60")
+        pid = os.fork()
+        if pid == 0:
+            os._exit(c.run(Stdio(), Edges()))
+        while c.pid() is None or "sleep" not in open(f"/proc/{c.pid()}/cmdline").read():
+            time.sleep(0.01)
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        time.sleep(0.5)
+        print(c.pid())
+    """)
+    assert output.split()[-1] == "None"
