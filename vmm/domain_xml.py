@@ -195,6 +195,8 @@ def _controllers(devices: Element, spec: MachineSpec) -> None:
     controller = SubElement(devices, "controller", {"type": "virtio-serial", "index": "0"})
     _mmio(controller, spec)
     SubElement(devices, "controller", {"type": "usb", "model": "none"})
+    if spec.spare_ports:
+        SubElement(devices, "controller", {"type": "pci", "index": "0", "model": "pcie-root"})
     for _ in range(spec.spare_ports):
         SubElement(devices, "controller", {"type": "pci", "model": "pcie-root-port"})
 
