@@ -18,33 +18,34 @@ class Bubblewrap(Process):
     """`bwrap --bind ROOT / --proc /proc --dev /dev --unshare-all`; ROOT is mounted before t0."""
 
     name = "bubblewrap"
+    program = "bwrap"
 
     def why_unavailable(self) -> Unavailable | None:
         """The program, and root for the overlay that it is given as its root directory."""
-        if shutil.which("bwrap") is None:
-            return Unavailable("bubblewrap is not installed", "make peers")
+        if shutil.which(self.program) is None:
+            return Unavailable(f"{self.name} is not installed", "make peers")
         return super().why_unavailable()
+
+    def argv(self, root: Path, inside: tuple[str, ...]) -> list[str]:
+        """The command line."""
+        words = ["bwrap", "--bind", str(root), "/", "--proc", "/proc", "--dev", "/dev", "--unshare-all",
+                 "--die-with-parent"]  # fmt: skip
+        return [*words, *command.under_init(inside)]
 
     def run_once(self, cell: Cell) -> Parts:
         """One sandbox from spawn to end."""
         with rootfs.mounted(cell.image) as root:
-            return command.timed(_argv(root, cell.command), cell, Edges())
+            return command.timed(self.argv(root, cell.command), cell, Edges())
 
     @contextmanager
     def hold(self, cell: Cell) -> Iterator[Held]:
         """A sandbox whose command sleeps."""
         with (
             rootfs.mounted(cell.image) as root,
-            command.running(_argv(root, command.IDLE), cell.deadline_s) as pid,
+            command.running(self.argv(root, command.IDLE), cell.deadline_s) as pid,
         ):
             yield Idle(pid)
 
     def versions(self) -> dict[str, str]:
-        """bwrap's."""
-        return {"bubblewrap": facts.version_of("bubblewrap")}
-
-
-def _argv(root: Path, inside: tuple[str, ...]) -> list[str]:
-    words = ["bwrap", "--bind", str(root), "/", "--proc", "/proc", "--dev", "/dev", "--unshare-all",
-             "--die-with-parent"]  # fmt: skip
-    return [*words, *command.under_init(inside)]
+        """The program's."""
+        return {self.name: facts.version_of(self.name)}

@@ -11,7 +11,7 @@ import re
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -170,3 +170,12 @@ def _inside(root: str) -> Iterator[None]:
         os.fchdir(here_fd)
         os.close(out_fd)
         os.close(here_fd)
+
+
+def await_text(read: Callable[[], str], text: str, deadline_s: float, pause_s: float = 0.05) -> None:
+    """Wait until what `read` gives has the text in it; raises DeadlinePassed with what it last said."""
+    until_s = time.monotonic() + deadline_s
+    while text not in (said := read()):
+        if time.monotonic() > until_s:
+            raise DeadlinePassed("the instance did not come up", why=f"it says {said[-200:]!r}")
+        time.sleep(pause_s)

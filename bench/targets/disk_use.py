@@ -36,6 +36,11 @@ def of(folders: Iterable[Path]) -> dict[str, float]:
     return total
 
 
+def entries(folders: Iterable[Path]) -> set[Path]:
+    """What lies directly in the directories: the difference of two is what was added."""
+    return {child for folder in folders if folder.is_dir() for child in folder.iterdir()}
+
+
 def _below(folders: Iterable[Path]) -> Iterator[str]:
     for folder in folders:
         yield str(folder)

@@ -83,7 +83,8 @@ class Docker:
         if self._daemon is None:
             self._start()
         if cell.image not in self._images:
-            for ran in worker.runs(lambda: self._import(cell.image), 1, 180.0):
+            argv = ["docker", "-H", self._socket, "import", "-", _reference(cell.image)]
+            for ran in worker.runs(lambda: tar_into(cell.image, argv, None), 1, 180.0):
                 if ran.parts[0].status != "ok":
                     raise Failure("cannot import the image into docker", cell.image, ran.parts[0].error or "")
             self._images.add(cell.image)
@@ -150,20 +151,6 @@ class Docker:
         argv = ["docker", "-H", self._socket, *words]
         return commands.run(argv, f"cannot docker {words[0]}", timeout_s=timeout_s).decode().strip()
 
-    def _import(self, image: str) -> Parts:
-        """Runs in a worker: the root directory is mounted in a mount namespace of its own."""
-        with rootfs.mounted(image) as root:
-            tar = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
-            try:
-                argv = ["docker", "-H", self._socket, "import", "-", _reference(image)]
-                done = subprocess.run(argv, stdin=tar.stdout, capture_output=True, timeout=170, check=False)
-            finally:
-                tar.kill()
-                tar.wait()
-        if done.returncode:
-            raise CommandFailed("cannot import", argv, done.returncode, done.stderr.decode(errors="replace"))
-        return Parts()
-
     # -- what is measured ----------------------------------------------------------------------------------
 
     def run_once(self, cell: Cell) -> Parts:
@@ -178,11 +165,7 @@ class Docker:
         words = ["run", "-d", *_limits(cell), _reference(cell.image), *command.under_init(command.IDLE)]
         container = self._docker(*words)
         try:
-            until_s = time.monotonic() + cell.deadline_s
-            while MARKER not in self._docker("logs", container):
-                if time.monotonic() > until_s:
-                    raise DeadlinePassed("the container did not come up")
-                time.sleep(0.05)
+            command.await_text(lambda: self._docker("logs", container), MARKER, cell.deadline_s)
             yield DockerHeld(self._daemon.pid, container, 0)
         finally:
             self._docker("rm", "-f", container)
@@ -194,11 +177,10 @@ class Docker:
             self._folder / "data" / name
             for name in ("overlay2", "containers", "image/overlay2/layerdb/mounts")
         ]
-        before = {child for parent in parents for child in _children(parent)}
+        before = disk_use.entries(parents)
         container = self._docker("create", *_limits(cell), _reference(cell.image), "/bin/true")
         try:
-            return Parts(values=disk_use.of(child for parent in parents for child in _children(parent)
-                                            if child not in before))  # fmt: skip
+            return Parts(values=disk_use.of(disk_use.entries(parents) - before))
         finally:
             self._docker("rm", "-f", container)
 
@@ -209,7 +191,24 @@ class Docker:
 
     def versions(self) -> dict[str, str]:
         """docker's and runc's."""
-        return {"docker": facts.version_of("docker"), "runc": facts.version_of("runc")}
+        server = facts.version_of("dockerd")  # the daemon does the work; the client may be another version
+        return {"docker": server, "runc": facts.version_of("runc")}
+
+
+def tar_into(image: str, argv: list[str], env: dict[str, str] | None) -> Parts:
+    """Give the image's files to a program as a tar; runs in a worker, in a mount namespace of its own."""
+    with rootfs.mounted(image) as root:
+        tar = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
+        try:
+            done = subprocess.run(
+                argv, stdin=tar.stdout, capture_output=True, timeout=170, check=False, env=env
+            )
+        finally:
+            tar.kill()
+            tar.wait()
+    if done.returncode:
+        raise CommandFailed("cannot import", argv, done.returncode, done.stderr.decode(errors="replace"))
+    return Parts()
 
 
 def _limits(cell: Cell) -> list[str]:
@@ -219,10 +218,6 @@ def _limits(cell: Cell) -> list[str]:
 def _reference(image: str) -> str:
     # docker's names have no capitals, and at least two characters
     return f"vmm-bench-{image.replace(':', '-').lower()}"
-
-
-def _children(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _comm(pid: int) -> str:

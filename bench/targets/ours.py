@@ -122,7 +122,7 @@ class Ours:
             if cell.mode == "boot":
                 _sshd_ns(request.ports[0], until_s)
             else:
-                _await_marker(instance, until_s)
+                command.await_text(lambda: _logged(instance), MARKER, cell.deadline_s, POLL_S)
             yield OurHeld(instance, self._accelerator, request.memory_bytes or 0)
 
     def disk(self, cell: Cell) -> Parts:
@@ -254,14 +254,6 @@ def _report(fd: int) -> dict[str, Any]:
     except ValueError:
         return {"error": "the engine ended without a word"}
     return report
-
-
-def _await_marker(instance: Instance, until_s: float) -> None:
-    """Wait until the instance's log holds the marker."""
-    while MARKER not in (said := _logged(instance)):
-        if time.monotonic() > until_s:
-            raise DeadlinePassed("the instance did not come up", why=f"its log says {said[-200:]!r}")
-        time.sleep(POLL_S)
 
 
 def _logged(instance: Instance) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from bench.core import worker
 from bench.core.target import MARKER, Cell, Parts, Target
 from bench.targets import disk_use
 
-ALL = {
-    "process": ("root", "busybox", "guest-helper", "overlay"),
-    "bubblewrap": ("root", "busybox", "guest-helper", "overlay", "bwrap"),
-    "runc": ("root", "busybox", "guest-helper", "overlay", "runc"),
-    "ct": ("root", "busybox", "guest-helper", "overlay", "cgroup"),
-}
+BASE = ("root", "busybox", "guest-helper", "overlay")
+NEEDS = {
+    "process": BASE, "ct": (*BASE, "cgroup"), "unshare": BASE, "bubblewrap": (*BASE, "bwrap"),
+    "runc": (*BASE, "runc"), "crun": (*BASE, "runc", "crun"), "lxc": (*BASE, "lxc"),
+    "systemd-nspawn": (*BASE, "nspawn"), "docker": (*BASE, "docker"), "podman": (*BASE, "podman"),
+}  # fmt: skip
+SLOW = ("docker", "podman")
+ALL = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NEEDS]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def module_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def target(
     request: pytest.FixtureRequest, module_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Target]:
-    need(*ALL[request.param])
+    need(*NEEDS[request.param])
     monkeypatch.setenv("VMM_HOME", str(module_home))
     made = targets.load([request.param])[request.param]
     made.prepare(_cell(made))
@@ -77,6 +80,7 @@ def test_a_command_without_the_marker_is_a_failed_sample(target: Target) -> None
 def test_an_idle_instance_is_weighed_and_gone_afterwards(target: Target) -> None:
     def job() -> Parts:
         with target.hold(_cell(target)) as held:
+            time.sleep(0.3)  # the marker comes before the shell has become the sleep
             pids = held.pids()
             names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids]
         left = [pid for pid in pids if os.path.exists(f"/proc/{pid}/root")]
