@@ -99,7 +99,7 @@ class Build:
             self.progress(f"no ARG takes the build argument {', '.join(sorted(unknown))}")
 
     def _document(self, stage: Stage) -> dict[str, Any]:
-        config = replace(stage.config, labels={**stage.config.labels, **self.request.labels})
+        config = stage.config._replace(labels={**stage.config.labels, **self.request.labels})
         document: dict[str, Any] = {
             "architecture": configs.host_architecture(),
             "os": "linux",
@@ -117,7 +117,7 @@ class Build:
         if plan.index not in self.built:
             stage = self._begin(plan)
             triggers = stage.config.onbuild
-            stage.config = replace(stage.config, onbuild=())
+            stage.config = stage.config._replace(onbuild=())
             for text in triggers:
                 for one in dockerfile.parse(text):
                     self._obey(stage, replace(one, line=plan.line), f"ONBUILD of {plan.base}")
@@ -240,7 +240,7 @@ class Build:
 
     def _workdir(self, stage: Stage, one: Instruction) -> bool:
         path = stage.at(stage.expand(one.rest, one)).rstrip("/") or "/"
-        stage.config = replace(stage.config, workdir=path)
+        stage.config = stage.config._replace(workdir=path)
         stage.step = cache.key(stage.step, "WORKDIR", path)
         tree = Merged(self.lowers(stage))
         if path == "/" or tree.find(path) is not None:

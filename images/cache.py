@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict
 from pathlib import Path
 
 from host import records
@@ -40,7 +39,7 @@ class Cache:
         """Remember a step; `blobs` and `chains` tell `prune` what must stay for it."""
         self.folder.mkdir(exist_ok=True)
         record = {
-            "layer": asdict(layer),
+            "layer": layer._asdict(),
             "created": created,
             "blobs": [layer.digest],
             "chains": [layer.chain_id],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import platform
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from host.errors import BadData
 
@@ -14,12 +14,11 @@ _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "38
 
 def host_architecture() -> str:
     """This machine's architecture in OCI's words (GOARCH): `amd64`, `arm64`..."""
-    machine = platform.machine()
+    machine = os.uname().machine
     return _MACHINES.get(machine, machine)
 
 
-@dataclass(frozen=True, slots=True)
-class Healthcheck:
+class Healthcheck(NamedTuple):
     """A HEALTHCHECK: `test` is `("CMD", ...)`, `("CMD-SHELL", line)` or `("NONE",)`; zero is the default."""
 
     test: tuple[str, ...]
@@ -29,8 +28,7 @@ class Healthcheck:
     retries: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
+class ImageConfig(NamedTuple):
     """The execution part of an image configuration.
 
     `env` holds `NAME=value` words in order, `exposed` words like `80/tcp`. `shell`, `onbuild` and
@@ -45,9 +43,9 @@ class ImageConfig:
     stop_signal: str = ""
     volumes: tuple[str, ...] = ()
     exposed: tuple[str, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = MappingProxyType({})
     healthcheck: Healthcheck | None = None
-    architecture: str = field(default_factory=host_architecture)
+    architecture: str = host_architecture()
     shell: tuple[str, ...] = ()
     onbuild: tuple[str, ...] = ()
 

@@ -7,19 +7,14 @@ of the chain id: mount(2) takes one page of options, so short paths let overlayf
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import os
-import shutil
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from host import records
 from host.errors import BadData, Unsupported
-from images import unpack
 from images.blobs import Blobs, sha256
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
@@ -32,8 +27,7 @@ MAX_GROWTH = 250
 FREE_GROWTH_BYTES = 512 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """One layer of an image: its blob, and the ids of its tar alone and on top of the layers below."""
 
     digest: str
@@ -85,6 +79,8 @@ class Layers:
                 return
             with self.making() as half:
                 with reading(blobs, layer) as stream:
+                    from images import unpack
+
                     outcome = unpack.apply(stream, half / "root", lowers, f"layer {layer.digest[:19]}")
                 self.keep(half, layer.chain_id, layer.diff_id, sorted(outcome.limits))
 
@@ -189,6 +185,8 @@ class Plain:
 
     def read(self, size: int = -1) -> bytes:
         """Read from the tar; BadData when it is a bomb or its compression is broken."""
+        import zlib
+
         try:
             data = self._stream.read(size if size >= 0 else 1 << 20)
         except (OSError, EOFError, zlib.error) as error:
@@ -213,6 +211,8 @@ def decompressed(stream: object) -> BinaryIO:
     head = _Peeked(stream)
     start = head.peek(6)
     if start[:2] == b"\x1f\x8b":
+        import gzip
+
         return gzip.GzipFile(fileobj=head, mode="rb")  # type: ignore[call-overload,no-any-return]
     if start[:4] == b"\x28\xb5\x2f\xfd":
         return _zstd(head)
@@ -280,4 +280,6 @@ def remove_tree(tree: Path) -> None:
                 path = os.path.join(base, name)
                 if not os.path.islink(path):
                     os.chmod(path, 0o700)
+    import shutil
+
     shutil.rmtree(tree, ignore_errors=True)

@@ -6,7 +6,7 @@ Source: OCI distribution-spec v1.1 ("Pulling manifests"), and docker's reference
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from host.errors import Usage
 
@@ -20,8 +20,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MAX_NAME = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(NamedTuple):
     """A parsed image name; `host` is empty where none is said, `tag` where only a digest is."""
 
     host: str

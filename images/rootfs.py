@@ -70,6 +70,4 @@ def changed(config: configs.ImageConfig, changes: Sequence[str]) -> Stage:
 
 def configs_with_workdir(stage: Stage, path: str) -> configs.ImageConfig:
     """The configuration with another working directory; nothing is made on disk."""
-    from dataclasses import replace
-
-    return replace(stage.config, workdir=stage.at(path).rstrip("/") or "/")
+    return stage.config._replace(workdir=stage.at(path).rstrip("/") or "/")

@@ -6,7 +6,7 @@ import json
 import posixpath
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from host.errors import BadData, Failure
@@ -92,11 +92,11 @@ class Stage:
         """ENV: NAME=value words, or one NAME and the rest of the line."""
         pairs, now = self._pairs(one), self.environment
         now.update(pairs)
-        self.config = replace(self.config, env=tuple(f"{name}={value}" for name, value in now.items()))
+        self.config = self.config._replace(env=tuple(f"{name}={value}" for name, value in now.items()))
 
     def label(self, one: Instruction) -> None:
         """LABEL: as ENV."""
-        self.config = replace(self.config, labels={**self.config.labels, **self._pairs(one)})
+        self.config = self.config._replace(labels={**self.config.labels, **self._pairs(one)})
 
     def _pairs(self, one: Instruction) -> dict[str, str]:
         words = variables.split(one.rest, one.escape)
@@ -115,12 +115,12 @@ class Stage:
 
     def cmd(self, one: Instruction) -> None:
         """CMD, in exec or shell form."""
-        self.config, self.own_cmd = replace(self.config, cmd=self.command(one)), True
+        self.config, self.own_cmd = self.config._replace(cmd=self.command(one)), True
 
     def entrypoint(self, one: Instruction) -> None:
         """ENTRYPOINT; it takes away a CMD that the base had for its own entrypoint."""
         cmd = self.config.cmd if self.own_cmd else ()
-        self.config = replace(self.config, entrypoint=self.command(one), cmd=cmd)
+        self.config = self.config._replace(entrypoint=self.command(one), cmd=cmd)
 
     def command(self, one: Instruction) -> tuple[str, ...]:
         """The words of a command: as they are, or the shell and the line."""
@@ -137,18 +137,18 @@ class Stage:
                 raise broken(one.line, f"{word!r} is no port", "write 80, 80/udp or 8000-8010")
             numbers = range(int(match[1]), int(match[2] or match[1]) + 1)
             ports.update(f"{number}/{match[3] or 'tcp'}" for number in numbers)
-        self.config = replace(self.config, exposed=tuple(sorted(ports)))
+        self.config = self.config._replace(exposed=tuple(sorted(ports)))
 
     def volume(self, one: Instruction) -> None:
         """VOLUME: paths."""
         paths = {*self.config.volumes, *self.words(one)}
         if "" in paths:
             raise broken(one.line, "a volume needs a path")
-        self.config = replace(self.config, volumes=tuple(sorted(paths)))
+        self.config = self.config._replace(volumes=tuple(sorted(paths)))
 
     def user(self, one: Instruction) -> None:
         """USER."""
-        self.config = replace(self.config, user=self.expand(one.rest, one))
+        self.config = self.config._replace(user=self.expand(one.rest, one))
 
     def stop_signal(self, one: Instruction) -> None:
         """STOPSIGNAL: a name or a number."""
@@ -159,19 +159,19 @@ class Stage:
         real_time = re.fullmatch(r"SIGRTM(IN\+|AX-)\d+", name)
         if not (word.isdigit() or name in signal.Signals.__members__ or real_time):
             raise broken(one.line, f"{word!r} is no signal")
-        self.config = replace(self.config, stop_signal=word)
+        self.config = self.config._replace(stop_signal=word)
 
     def set_shell(self, one: Instruction) -> None:
         """SHELL: always a JSON list."""
         if not one.exec_form:
             raise broken(one.line, "SHELL needs a JSON list", 'as in SHELL ["/bin/bash", "-c"]')
-        self.config = replace(self.config, shell=one.exec_form)
+        self.config = self.config._replace(shell=one.exec_form)
 
     def health(self, one: Instruction) -> None:
         """HEALTHCHECK NONE, or CMD with its flags."""
         word, _, rest = one.rest.partition(" ")
         if word.upper() == "NONE":
-            self.config = replace(self.config, healthcheck=Healthcheck(("NONE",)))
+            self.config = self.config._replace(healthcheck=Healthcheck(("NONE",)))
             return
         if word.upper() != "CMD" or not rest.strip():
             raise broken(one.line, f"HEALTHCHECK {word}", "it is NONE or CMD and a command")
@@ -181,8 +181,8 @@ class Stage:
             raise broken(one.line, f"--retries={retries} is no number")
         times = [_duration_ns(one, name) for name in ("interval", "timeout", "start-period")]
         words = ("CMD", *test) if test else ("CMD-SHELL", rest.strip())
-        self.config = replace(
-            self.config, healthcheck=Healthcheck(words, times[0], times[1], times[2], int(retries))
+        self.config = self.config._replace(
+            healthcheck=Healthcheck(words, times[0], times[1], times[2], int(retries))
         )
 
     def onbuild(self, one: Instruction) -> None:
@@ -191,7 +191,7 @@ class Stage:
         if word in ("ONBUILD", "FROM", "MAINTAINER"):
             raise broken(one.line, f"ONBUILD {word} is not allowed")
         docs = "".join(f"\n{doc.content}{doc.name}" for doc in one.heredocs)
-        self.config = replace(self.config, onbuild=(*self.config.onbuild, one.rest + docs))
+        self.config = self.config._replace(onbuild=(*self.config.onbuild, one.rest + docs))
 
     def maintainer(self, one: Instruction) -> None:
         """MAINTAINER: the author."""

@@ -13,9 +13,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from host import records
 from host.errors import BadData, NotFound, Unsupported
@@ -37,8 +36,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 CREATED = "org.opencontainers.image.created"
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """An image in the store: the name that found it, its manifest's digest, config, and layers' chain ids.
 
     `disk` is the digest of a whole disk, in images that have one in place of layers: machines only.
