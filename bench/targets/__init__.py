@@ -13,6 +13,7 @@ TARGETS = {
     "ct": "bench.targets.ct:Container",
     "vm": "bench.targets.vm:Machine",
     "vm-libvirt": "bench.targets.vm_libvirt:LibvirtMachine",
+    "vm-clone": "bench.targets.vm_clone:Clone",
     "bubblewrap": "bench.targets.bubblewrap:Bubblewrap",
     "runc": "bench.targets.runc:Runc",
     "docker": "bench.targets.docker:Docker",

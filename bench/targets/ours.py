@@ -76,8 +76,12 @@ class Ours:
             network=None if boots else str(cell.param("network", "none")),
             ports=(Port(_free_port(), 22),) if boots else (),
             driver=self.driver,
-            boot=cell.param("boot", "") or None,
+            boot=self.boot(cell),
         )
+
+    def boot(self, cell: Cell) -> str | None:
+        """The rung of the ladder, for machines."""
+        return cell.param("boot", "") or None
 
     def run_once(self, cell: Cell) -> Parts:
         """Command mode: request to the end of the command. Boot mode: request to sshd's first byte."""

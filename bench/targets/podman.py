@@ -14,9 +14,10 @@ from bench.core import facts, idle, worker
 from bench.core.target import MARKER, Cell, Held, Parts, Unavailable
 from bench.targets import cgroups, command, disk_use, rootfs
 from bench.targets.docker import tar_into
-from host import commands
+from host import commands, paths
 from host.edges import Edges
 from host.errors import Failure
+from host.linux import syscalls
 
 CGROUP_PARENT = "vmm-bench-podman"
 # Where CAP_SYS_RESOURCE is missing, podman's own defaults die with EPERM: limits below the host's do not.
@@ -89,8 +90,8 @@ class Podman:
         }
 
     def _argv(self, *words: str) -> list[str]:
-        folder = self._folder
-        places = ["--root", f"{folder}/data", "--runroot", f"{folder}/state", "--tmpdir", f"{folder}/tmp"]
+        run = _run()  # podman wants its run root within 50 characters
+        places = ["--root", f"{self._folder}/data", "--runroot", f"{run}/state", "--tmpdir", f"{run}/tmp"]
         return ["podman", *places, "--storage-driver", "overlay", *words]
 
     def _limits(self, cell: Cell) -> list[str]:
@@ -140,6 +141,7 @@ class Podman:
             with contextlib.suppress(OSError):
                 syscalls.umount2(f"{self._folder}/data/overlay".encode(), syscalls.MNT_DETACH)
         self._held.close()
+        shutil.rmtree(_run(), ignore_errors=True)
         self._folder = None
         self._images.clear()
         cgroups.remove(CGROUP_PARENT)
@@ -147,3 +149,7 @@ class Podman:
     def versions(self) -> dict[str, str]:
         """podman's and runc's."""
         return {"podman": facts.version_of("podman"), "runc": facts.version_of("runc")}
+
+
+def _run() -> Path:
+    return paths.run_dir() / "podman"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 from bench.core import facts
-from bench.core.target import Unavailable
+from bench.core.target import Cell, Unavailable
 from bench.targets.ours import Ours, home_is_writable
 
 
@@ -15,6 +15,10 @@ class Machine(Ours):
     name = "vm"
     kind = "vm"
     driver: str | None = "qemu"
+
+    def boot(self, cell: Cell) -> str | None:
+        """A cold boot: without a rung's name, `vmm run` would clone a template."""
+        return super().boot(cell) or ("direct" if cell.mode == "boot" else "microvm")
 
     def why_unavailable(self) -> Unavailable | None:
         """QEMU has to be there; without KVM it emulates."""
