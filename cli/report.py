@@ -1,32 +1,44 @@
-"""vmm report build: a results file in, one self-contained page and its companions out."""
+"""vmm report: a results file in, one self-contained page and its companions out; exercises for a class."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-FORMATS = ("html", "md", "csv")
+FORMATS = ("html", "md", "csv", "ipynb")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The words of vmm report."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="build")
-    build = verbs.add_parser("build", help="write the report of a results file or folder")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    build = verbs.add_parser(
+        "build", help="write the report of a results file or folder, or of several compared"
+    )
     build.add_argument(
-        "results", metavar="RESULTS", type=Path, help="results.jsonl, or the folder that holds it"
+        "results", metavar="RESULTS", type=Path, nargs="+", help="results.jsonl, or its folder"
     )
     build.add_argument(
         "--format", action="append", choices=FORMATS, dest="formats", help="default: all of them"
     )
-    build.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: beside the results)")
+    build.add_argument(
+        "--out", metavar="DIR", type=Path, help="where to write (default: beside the first results)"
+    )
+    exercises = verbs.add_parser("exercises", help="write exercises with flawed data sets, and their answers")
+    exercises.add_argument("--out", metavar="DIR", type=Path, default=Path("out/exercises"))
 
 
 def main(args: argparse.Namespace) -> int:
-    """Build and print the paths written, one a line."""
-    from reports.build import build
+    """Write, and print the paths written, one a line."""
+    if args.verb == "exercises":
+        from reports.exercises import write
 
-    results: Path = args.results
-    beside = results if results.is_dir() else results.parent
-    for path in build(results, args.out or beside, args.formats or FORMATS):
+        paths = write(args.out)
+    else:
+        from reports.build import build
+
+        first: Path = args.results[0]
+        beside = first if first.is_dir() else first.parent
+        paths = build(args.results, args.out or beside, args.formats or FORMATS)
+    for path in paths:
         print(path)
     return 0

@@ -13,23 +13,35 @@ from bench.core.sample import load, results_file
 from reports import claimed
 from reports.flat import csv_text
 from reports.markdown import markdown
+from reports.notebook import notebook
 from reports.page import Source, page, render
 
-NAMES = {"html": "index.html", "md": "summary.md", "csv": "results.csv"}
+NAMES = {"html": "index.html", "md": "summary.md", "csv": "results.csv", "ipynb": "results.ipynb"}
 
 
-def read(results: Path) -> Source:
-    """The samples of a results file or folder, and the campaign's plan where it lies beside; raises
-    NotFound, BadData."""
-    path = results_file(results)
-    found = load(path)
+def read(results: Sequence[Path]) -> Source:
+    """The samples of results files or folders, and the campaign's plan and verdicts beside the first one.
+
+    Raises NotFound and BadData.
+    """
+    paths = [results_file(one) for one in results]
+    loaded = [load(path) for path in paths]
+    names = _names(paths)
     return Source(
-        found.samples,
-        found.notes,
-        _campaign(path.parent),
-        hashlib.sha256(path.read_bytes()).hexdigest(),
-        tuple(claimed.load(path.parent)),
+        loaded[0].samples,
+        tuple(note for found in loaded for note in found.notes),
+        _campaign(paths[0].parent),
+        ", ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths),
+        tuple(claimed.load(paths[0].parent)),
+        names[0],
+        tuple((name, found.samples) for name, found in zip(names[1:], loaded[1:], strict=True)),
     )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """A short name each: the folder's, or the whole path where two folders are called the same."""
+    short = [path.resolve().parent.name for path in paths]
+    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
 
 
 def _campaign(folder: Path) -> dict[str, Any] | None:
@@ -41,15 +53,17 @@ def _campaign(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def build(results: Path, out: Path, formats: Sequence[str]) -> list[Path]:
-    """Write the report in the formats asked for; the paths written, in the same order."""
-    source = read(results)
+def build(results: Path | Sequence[Path], out: Path, formats: Sequence[str]) -> list[Path]:
+    """Write the report of one results file, or of several compared; the paths written, in the formats'
+    order."""
+    source = read([results] if isinstance(results, Path) else results)
     out.mkdir(parents=True, exist_ok=True)
     made = page(source)
     writers = {
         "html": lambda: render(made),
         "md": lambda: markdown(made),
-        "csv": lambda: csv_text(source.samples),
+        "csv": lambda: csv_text([*source.samples, *(one for _, samples in source.others for one in samples)]),
+        "ipynb": notebook,
     }
     return [_write(out / NAMES[one], writers[one]()) for one in formats]
 

@@ -75,7 +75,9 @@ def load(folder: Path) -> list[dict[str, Any]]:
         found = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["verdicts"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [one for one in found if isinstance(one, dict) and one.get("record") == "verdict"]
+    if not isinstance(found, list):
+        return []
+    return [one for one in found if isinstance(one, dict) and {"record", "claim", "findings"} <= one.keys()]
 
 
 def claims_sections(records: Sequence[Mapping[str, Any]]) -> list[Section]:

@@ -13,6 +13,7 @@ from bench.core.sample import Sample
 from reports import palette, units
 from reports.appendix import appendix_sections, when
 from reports.claimed import claims_sections
+from reports.comparison import Set, comparison_section, sets
 from reports.play import play_section
 from reports.sections import Section, results_sections
 
@@ -35,6 +36,8 @@ class Source:
     campaign: dict[str, Any] | None = None
     file_sha256: str = "–"
     verdicts: tuple[dict[str, Any], ...] = ()
+    name: str = "these results"
+    others: tuple[tuple[str, tuple[Sample, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,20 +55,22 @@ class Page:
 
 
 def page(source: Source) -> Page:
-    """The page of one results file."""
-    good = [sample for sample in source.samples if sample.status == "ok"]
-    chapters = results_sections(source.samples) if good else []
-    play = play_section(source.samples)
-    chapters += [*([play] if play else []), *claims_sections(source.verdicts)]
-    chapters += (
-        appendix_sections(source.samples, source.campaign or {}, source.file_sha256) if source.samples else []
-    )
+    """The page of one results file, or of several: then ratios are compared, and the first is told in
+    full."""
+    compared = sets([("these results" if not source.others else source.name, source.samples), *source.others])
+    samples = compared[0].samples if len(compared) > 1 else source.samples
+    good = [sample for sample in samples if sample.status == "ok"]
+    told = [comparison_section(compared), *(results_sections(samples) if good else []), play_section(samples)]
+    chapters = [section for section in told if section] + claims_sections(source.verdicts)
+    whole = [sample for one in compared for sample in one.samples]
+    if whole:
+        chapters += appendix_sections(whole, source.campaign or {}, source.file_sha256)
     return Page(
         title="A virtual machine and a container, side by side",
         kicker=_kicker(source.samples),
         heading="What does a virtual machine cost that a container does not?",
         lead=_lead(source.samples),
-        remarks=tuple(_remarks(source)),
+        remarks=tuple(_remarks(source, compared)),
         sections=tuple(chapters),
         empty="This results file holds no samples yet. Run vmm bench run demo, then build this page again.",
         footer=FOOTER,
@@ -94,7 +99,7 @@ def _lead(samples: Sequence[Sample]) -> str:
     )
 
 
-def _remarks(source: Source) -> list[str]:
+def _remarks(source: Source, compared: Sequence[Set]) -> list[str]:
     remarks = []
     machines = [
         sample.accelerator for sample in source.samples if sample.accelerator and sample.status == "ok"
@@ -109,10 +114,11 @@ def _remarks(source: Source) -> list[str]:
         )
     if source.samples and not any(sample.status == "ok" for sample in source.samples):
         remarks.append("No run of this file succeeded. What went wrong stands below.")
-    hosts = {str(sample.host.get("id", "")) for sample in source.samples}
-    if len(hosts) > 1:
+    if len(compared) > 1:
         remarks.append(
-            f"These samples come from {len(hosts)} hosts; times of different hosts must not be compared."
+            f"{len(compared)} sets of results are compared by ratios within each; the chapters after that "
+            "tell the "
+            f"first one, {compared[0].name}, in full."
         )
     return [*remarks, *source.notes]
 

@@ -61,8 +61,10 @@ def phases(series: Series, machine: bool) -> list[Phase]:
     if not runs:
         return []
     passed = [edge for edge in EDGES if sum(edge in run for run in runs) * 2 > len(runs)]
-    whole = [run for run in runs if all(edge in run for edge in passed)] or runs[:0]
-    return [_phase(whole, first, last, machine) for first, last in pairwise(passed) if whole]
+    whole = [run for run in runs if all(edge in run for edge in passed)]
+    if not whole or statistics.median(run[passed[-1]] for run in whole) <= 0:
+        return []
+    return [_phase(whole, first, last, machine) for first, last in pairwise(passed)]
 
 
 def _phase(runs: Sequence[Mapping[str, int]], first: str, last: str, machine: bool) -> Phase:

@@ -33,10 +33,12 @@ def dots(groups: Sequence[Group]) -> list[Dot]:
     for group in groups:
         for series in group.series:
             times = [(sample, interval_s(sample)) for sample in series.good()]
-            known = [time for _, time in times if time]
+            known = [time for _, time in times if time and time > 0]
             middle = statistics.median(known) if known else 1.0
             name = f"{series.label}, {group.image}, {group.mode}"
-            made += [Dot(s.began_unix_s, time / middle, name, series.css) for s, time in times if time]
+            made += [
+                Dot(s.began_unix_s, time / middle, name, series.css) for s, time in times if time and time > 0
+            ]
             made += [Dot(s.began_unix_s, None, f"{name}: {s.status}", series.css) for s in series.failures()]
     return sorted(made, key=lambda dot: dot.began_s)
 
