@@ -34,6 +34,7 @@ WHERE = (
 )
 (NAMESPACES, MOUNTS, HOOK, ROOT, SYSCTL, TERMINAL, RIGHTS, CWD, EXEC) = range(9)
 REPORT = struct.Struct("=ii")
+_MAX_INTERPRETERS = 6  # the kernel follows four (exec.c, BINPRM_MAX_RECURSION)
 _TIOCGPTPEER, _TIOCSPTLCK, _TIOCSCTTY, _TIOCSWINSZ = 0x5441, 0x40045431, 0x540E, 0x5414
 
 
@@ -79,6 +80,8 @@ def main(child: Child) -> None:
     stage = [NAMESPACES]
     out = child.report
     try:
+        # Nobody inside may trace us or reach the interpreter behind /proc/PID/exe (CVE-2016-9962).
+        sc.prctl(sc.PR_SET_DUMPABLE, 0)
         for fd in child.foreign:
             os.close(fd)
         _namespaces(child)
@@ -191,6 +194,8 @@ def _execute(child: Child, stage: list[int]) -> None:
         _start_hook(path, argv, env, child.state)
     if child.personality >= 0:
         sc.personality(child.personality)
+    stage[0] = EXEC
+    candidates = runnable(child.candidates)
     stage[0] = CWD
     enter_directory(child.cwd)
     os.umask(child.rights.umask)
@@ -202,7 +207,37 @@ def _execute(child: Child, stage: list[int]) -> None:
     stage[0] = EXEC
     if child.rights.program and child.rights.no_new_privileges:
         sc.seccomp_filter(child.rights.program)
-    run_first(child.candidates, child.argv, child.env)
+    run_first(candidates, child.argv, child.env)
+
+
+def runnable(candidates: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Those that exist; raises ELOOP where one is a magic link, or names one as its interpreter.
+
+    `#!/proc/self/exe` would run the host's Python inside and leave it open for writing (CVE-2019-5736). The
+    first stays where none exists: execve(2) says why.
+    """
+    return tuple(path for path in candidates if _exists(path)) or candidates[:1]
+
+
+def _exists(path: bytes) -> bool:
+    for _ in range(_MAX_INTERPRETERS):
+        try:
+            fd = effects.inside(path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise
+            return error.errno not in (errno.ENOENT, errno.ENOTDIR)
+        try:
+            head = os.read(fd, 256)
+        except OSError:
+            return True  # a directory: execve says it best
+        finally:
+            os.close(fd)
+        words = head[2:].split(b"\n", 1)[0].split(None, 1)
+        if not head.startswith(b"#!") or not words:
+            return True
+        path = words[0]
+    return True
 
 
 def enter_directory(path: bytes) -> None:

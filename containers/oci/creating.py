@@ -15,10 +15,10 @@ from containers import privileges, users
 from containers.oci import child, effects, filters, groups, hooks, mounting, rights, states
 from containers.oci.bundle import Bundle, Config, check_process
 from containers.oci.states import State
-from containers.plan import candidates
 from host.errors import BadData, Failure, HostUnfit, NotFound, Unsupported
 from host.linux import syscalls as sc
 
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # namespace type -> (its file in /proc/PID/ns, the flag of clone(2)); user first, since it gives the
 # rights to join
 KINDS = {
@@ -190,7 +190,7 @@ def _child(
         cwd=os.fsencode(process["cwd"]),
         start_hooks=tuple(_encoded(hook) for hook in hooks.listed(bundle, "startContainer")),
         state=states.encoded(state.document("created")),
-        candidates=tuple(map(os.fsencode, candidates(process["args"][0], env))),
+        candidates=tuple(map(os.fsencode, candidates(process, env))),
         argv=sc.Words([os.fsencode(word) for word in process["args"]]),
         env=sc.Words([os.fsencode(word) for word in env]),
         foreign=(pipes.gate_write, pipes.report_read),
@@ -223,6 +223,14 @@ def environment(process: Config, rootfs: str) -> tuple[str, ...]:
         return env
     uid = str((process.get("user") or {}).get("uid", 0))
     return (*env, f"HOME={users.resolve(uid, (rootfs,)).home}")
+
+
+def candidates(process: Config, env: tuple[str, ...]) -> tuple[str, ...]:
+    """The absolute paths at which the program may be: execvp's search, done before the root changes."""
+    program = process["args"][0]
+    path = next((word[5:] for word in env if word.startswith("PATH=")), DEFAULT_PATH)
+    folders = [""] if "/" in program else path.split(":")
+    return tuple(os.path.join(process["cwd"], folder, program) for folder in folders)
 
 
 def _joins(spaces: dict[str, Any], opened: list[int]) -> tuple[tuple[int, int], ...]:

@@ -11,7 +11,6 @@ from containers import privileges
 from containers.oci import child, creating, filters, rights
 from containers.oci.bundle import Config, check_process
 from containers.oci.states import State
-from containers.plan import candidates
 from host.errors import BadData, Failure, WrongState
 from host.linux import syscalls as sc
 
@@ -125,7 +124,7 @@ def _joiner(
         rights=wanted,
         last_capability=privileges.last_capability(),
         cwd=os.fsencode(process["cwd"]),
-        candidates=tuple(map(os.fsencode, candidates(process["args"][0], env))),
+        candidates=tuple(map(os.fsencode, creating.candidates(process, env))),
         argv=sc.Words([os.fsencode(word) for word in process["args"]]),
         env=sc.Words([os.fsencode(word) for word in env]),
         gate=pipes.gate_read,
@@ -194,6 +193,8 @@ def _become(joiner: Joiner) -> None:
         if joiner.terminal >= 0:
             stage = child.TERMINAL
             child.open_terminal(joiner.terminal, joiner.window, console=False)
+        stage = child.EXEC
+        found = child.runnable(joiner.candidates)
         stage = child.CWD
         child.enter_directory(joiner.cwd)
         os.umask(joiner.rights.umask)
@@ -204,7 +205,7 @@ def _become(joiner: Joiner) -> None:
         stage = child.EXEC
         if joiner.rights.program and joiner.rights.no_new_privileges:
             sc.seccomp_filter(joiner.rights.program)
-        child.run_first(joiner.candidates, joiner.argv, joiner.env)
+        child.run_first(found, joiner.argv, joiner.env)
     except OSError as error:
         path = error.filename if isinstance(error.filename, bytes) else b""
         os.write(joiner.report, child.FAILED + child.REPORT.pack(stage, error.errno or 5) + path)
