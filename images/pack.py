@@ -76,7 +76,7 @@ def pack_tree(blobs: Blobs, tree: Path, prepare: Prepare | None = None) -> Packe
 
     `prepare` may change each entry, the way to give files an owner that this user cannot.
     """
-    return pack_items(blobs, items(walk(tree), prepare))
+    return pack_items(blobs, items(walk(tree), prepare, deletions=True))
 
 
 def pack_items(blobs: Blobs, found: Iterable[Item]) -> Packed:
@@ -102,11 +102,16 @@ def store_file(blobs: Blobs, path: Path) -> tuple[str, int]:
     return blob.digest, blob.size
 
 
-def items(entries: Iterable[Entry], prepare: Prepare | None = None) -> Iterator[Item]:
-    """The tar entries of files: name in the tar, file on disk (of any name), its status."""
+def items(
+    entries: Iterable[Entry], prepare: Prepare | None = None, deletions: bool = False
+) -> Iterator[Item]:
+    """The tar entries of files: name in the tar, file on disk (of any name), its status.
+
+    With `deletions` the files are a layer in overlayfs' form, else what a merged tree shows.
+    """
     links: dict[tuple[int, int], str] = {}
     for name, path, status in entries:
-        for member in members(name, path, status, links):
+        for member in members(name, path, status, links, deletions):
             if prepare:
                 prepare(member)
             yield member, path if member.isreg() and member.size else None
@@ -155,7 +160,7 @@ def walk(tree: Path, prefix: str = "") -> Iterator[Entry]:
 
 
 def members(
-    name: str, path: Path, status: os.stat_result, links: dict[tuple[int, int], str]
+    name: str, path: Path, status: os.stat_result, links: dict[tuple[int, int], str], deletions: bool
 ) -> Iterator[tarfile.TarInfo]:
     """The tar entries of one file: none for a socket, two for an opaque directory."""
     if is_whiteout(status):
@@ -169,7 +174,7 @@ def members(
             "cannot make a layer", f"/{name}", "no layer can hold a file whose name begins with .wh."
         )
     yield _member(name, path, status, links)
-    if stat.S_ISDIR(status.st_mode) and is_opaque(path):
+    if deletions and stat.S_ISDIR(status.st_mode) and is_opaque(path):
         yield _marker(f"{name}/{OPAQUE}")
 
 

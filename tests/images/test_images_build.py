@@ -45,6 +45,7 @@ def make(store: Store, context: Path, tmp_path: Path) -> Build:
 
     def run(text: str, **options: object) -> Image:
         (context / "Dockerfile").write_text(text)
+        options.setdefault("network", "none")
         lines: list[str] = []
         with (tmp_path / "said").open("ab") as said:
             request = Request(context=context, output=said.fileno(), **options)  # type: ignore[arg-type]
@@ -155,6 +156,13 @@ class TestCopy:
         assert content(store, image, "/linked") == "a.txt"
         assert content(store, image, "/with blank") == "b.txt"
         assert tree.names(("x",)) == []
+
+    def test_what_a_stage_deleted_deletes_nothing_elsewhere(self, store: Store, make: Build) -> None:
+        image = make(
+            "FROM tiny AS a\nRUN mkdir -p /d/e && touch /d/old\nRUN rm -r /d && mkdir /d && touch /d/new\n"
+            "FROM tiny\nRUN mkdir /d && touch /d/mine\nCOPY --from=a /d /d\n"
+        )
+        assert Merged(store.lower_dirs(image)).names(("d",)) == ["mine", "new"]
 
     def test_owner_and_mode(self, store: Store, make: Build, context: Path) -> None:
         (context / "f").write_text("f")
@@ -326,7 +334,7 @@ class TestCache:
         other = Store(tmp_path / "other")
         bases.build(other, "tiny")
         os.utime(context / "f", (1800000000, 1800000000))
-        second = build.build(other, Request(context=context, output=1), run_step)
+        second = build.build(other, Request(context=context, output=1, network="none"), run_step)
         assert second.digest == first.digest
 
     def test_stages_that_nobody_needs_are_not_built(self, store: Store, make: Build) -> None:
@@ -342,7 +350,10 @@ class TestCache:
         assert {image.name for image in store.images()} == {"a:1", "a:2", "tiny:latest"}
 
 
-def test_the_command_line_builds_and_runs(home: Path, context: Path) -> None:
+def test_the_command_line_builds_and_runs(
+    home: Path, context: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VMM_NETWORK", "none")
     need("root", "busybox", "cgroup", "overlay")
     (context / "Dockerfile").write_text('FROM tiny\nARG W\nENV W=$W\nENTRYPOINT ["echo"]\nCMD ["nobody"]\n')
     vmm = [sys.executable, "-m", "cli.main"]
