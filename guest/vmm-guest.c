@@ -41,7 +41,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the frames are little-endian");
 
 enum { VERSION = 1, MAX_PAYLOAD = 256 << 10, CHUNK = 32 << 10, WINDOW = 64 << 10, PORTS = 16, EXECS = 64 };
-enum { HELLO = 1, EXEC, STDIN, RESIZE, SIGNAL, HOSTNAME, TIME, RESEED, NETWORK, PUT, PIDFILE, SYNC, POWEROFF };
+enum { HELLO = 1, EXEC, STDIN, RESIZE, SIGNAL, HOSTNAME, TIME, RESEED, NETWORK, PUT, PIDFILE, SYNC, POWEROFF, WARM };
 enum { WELCOME = 0x81, STARTED, STDOUT, STDERR, CREDIT, EXIT, DONE };
 enum { RECORD = 13 }; /* bytes before each record of the log */
 enum { TTY = 1, WITH_STDIN = 2, LOG = 4, END = 8, MAKE_CWD = 16 };
@@ -78,6 +78,7 @@ struct exec {
 static struct port ports[PORTS], log_port = {.fd = -1};
 static struct exec execs[EXECS];
 static int port_count, port_epoll, system_mode;
+static int null_fd;
 static uint64_t began_boottime_ns;
 
 static uint64_t clock_ns(clockid_t clock) {
@@ -180,9 +181,13 @@ static bool find_groups(const char *wanted, struct user *user) {
     return found || !wanted;
 }
 
+static struct user first_root; /* root as the image has it, looked up at boot; valid until a first command ran */
+static bool untouched;
+
 /* "", "UID", "NAME", either with ":GROUP": as the OCI image configuration has it. */
 static bool resolve_user(const char *words, struct user *user) {
     char copy[256];
+    if (untouched && (!*words || strcmp(words, "0") == 0 || strcmp(words, "root") == 0)) return *user = first_root, true;
     *user = (struct user){.home = "/"};
     snprintf(copy, sizeof copy, "%s", *words ? words : "0");
     char *group = strchr(copy, ':');
@@ -350,7 +355,7 @@ static int open_pipe(int *ours, int *theirs, bool to_child) {
 
 static int open_stdio(struct command *c, struct exec *e) {
     if (c->flags & TTY) return open_terminal(c, e);
-    if (!(c->flags & WITH_STDIN)) c->child[0] = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (!(c->flags & WITH_STDIN)) c->child[0] = fcntl(null_fd, F_DUPFD_CLOEXEC, 3);
     else if (open_pipe(&e->in, &c->child[0], true) < 0) return -1;
     return open_pipe(&e->out, &c->child[1], false) < 0 ? -1 : open_pipe(&e->err, &c->child[2], false);
 }
@@ -388,13 +393,13 @@ static int become(struct command *c) {
     for (int fd = 0; fd < 3; fd++)
         if (dup2(c->child[fd], fd) < 0) return failed_at = "open the descriptors of", errno;
     if (c->flags & TTY) ioctl(0, TIOCSCTTY, 0);
-    if (c->flags & MAKE_CWD) make_parents(c->cwd), mkdir(c->cwd, 0755);
-    failed_at = "take the user of";
-    if (syscall(SYS_setgroups, c->who.group_count, c->who.groups) < 0) return errno;
-    if (syscall(SYS_setresgid, c->who.gid, c->who.gid, c->who.gid) < 0) return errno;
-    if (syscall(SYS_setresuid, c->who.uid, c->who.uid, c->who.uid) < 0) return errno;
+    if (c->flags & MAKE_CWD && strcmp(c->cwd, "/")) make_parents(c->cwd), mkdir(c->cwd, 0755);
+    failed_at = "take the user of"; /* we are root without groups: what is so already costs a clone nothing */
+    if (c->who.group_count && syscall(SYS_setgroups, c->who.group_count, c->who.groups) < 0) return errno;
+    if (c->who.gid && syscall(SYS_setresgid, c->who.gid, c->who.gid, c->who.gid) < 0) return errno;
+    if (c->who.uid && syscall(SYS_setresuid, c->who.uid, c->who.uid, c->who.uid) < 0) return errno;
     failed_at = "enter the working directory of";
-    if (chdir(*c->cwd ? c->cwd : "/") < 0) return errno;
+    if (*c->cwd && strcmp(c->cwd, "/") && chdir(c->cwd) < 0) return errno;
     failed_at = "execute";
     return exec_by_path(c);
 }
@@ -475,6 +480,7 @@ static void on_exec(struct port *p, uint32_t id, char *payload, uint32_t length)
             env[head[4]] = home;
         }
         start(p, e, id, &c);
+        untouched = false;
     }
     free(list);
 }
@@ -674,6 +680,34 @@ static int signal_pidfile(uint32_t signal_number, const char *path) {
     return error;
 }
 
+static void warm_file(const char *path, char *interpreter) {
+    char block[32 << 10], *end;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    size_t total = 0;
+    for (ssize_t n; fd >= 0 && total < 32 << 20 && (n = read(fd, block, sizeof block)) > 0; total += (size_t)n) {
+        /* PT_INTERP lies in the first page of every ELF that has one: the path of the dynamic loader */
+        char *found = total || !interpreter ? NULL : memmem(block, (size_t)(n < 4096 ? n : 4096), "/ld-", 4);
+        if (!found) continue;
+        while (found > block && found[-1]) found--;
+        if ((end = memchr(found, 0, 256))) snprintf(interpreter, PATH_MAX, "%.*s", (int)(end - found), found);
+    }
+    if (fd >= 0) close(fd);
+}
+
+/* Read a program and its loader into the page cache, so that clones need not; PATH and name as words. */
+static int warm(const char *dirs, const char *name) {
+    char path[PATH_MAX], loader[PATH_MAX] = "";
+    for (;; dirs++) {
+        size_t n = strcspn(dirs, ":");
+        snprintf(path, sizeof path, "%.*s%s%s", strchr(name, '/') ? 0 : (int)n, dirs, strchr(name, '/') ? "" : "/", name);
+        if (access(path, X_OK) == 0) break;
+        if (!*(dirs += n)) return ENOENT;
+    }
+    warm_file(path, loader);
+    if (*loader == '/') warm_file(loader, NULL);
+    return 0;
+}
+
 static int set_time(const char *payload, uint32_t length) {
     uint64_t ns;
     if (length != 8) return EINVAL;
@@ -740,6 +774,7 @@ static void dispatch(struct port *p, const struct header *h, char *payload) {
     case NETWORK: return done(p, h->id, network(payload), "set the address");
     case PUT: return done(p, h->id, put_file(payload, n), "write the file");
     case PIDFILE: return done(p, h->id, n > 4 ? signal_pidfile(word, payload + 4) : EINVAL, "signal the daemon");
+    case WARM: return done(p, h->id, n ? warm(payload, payload + strlen(payload) + 1) : EINVAL, "warm the command");
     case SYNC: return sync(), done(p, h->id, 0, "sync");
     case POWEROFF: return done(p, h->id, 0, "power off"), (void)flush_port(p), power(word);
     default: return done(p, h->id, ENOSYS, "know the request");
@@ -845,6 +880,8 @@ static void serve(void) {
     sigprocmask(SIG_BLOCK, &children, NULL);
     signal(SIGPIPE, SIG_IGN);
     for (struct exec *e = execs; e < execs + EXECS; e++) forget(e);
+    null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    untouched = resolve_user("0", &first_root) && !system_mode;
     port_epoll = epoll_create1(EPOLL_CLOEXEC);
     int deaths = signalfd(-1, &children, SFD_NONBLOCK | SFD_CLOEXEC), uevents = open_uevents();
     find_ports();

@@ -214,6 +214,10 @@ class Channel:
         payload = struct.pack("<I", signal_number) + path.encode()
         self.post(frames.PIDFILE, payload, f"cannot signal the daemon of {path}")
 
+    def warm(self, path: str, program: str) -> None:
+        """Post that the guest reads a program into its memory; `path` is the PATH to look in."""
+        self.post(frames.WARM, path.encode() + b"\0" + program.encode(), f"cannot find {program}")
+
     def sync(self, timeout_s: float = 60.0) -> None:
         """Write the guest's file systems to its disks."""
         self.post(frames.SYNC, b"", "cannot sync the disks")

@@ -17,7 +17,7 @@ from vmm import launch, templates
 from vmm.boot import Boot
 from vmm.monitor import Monitor
 from vmm.qemu_driver import QemuDriver
-from vmm.spec import MachineSpec
+from vmm.spec import Command, MachineSpec
 from vmm.templates import Template
 
 _SAVE_S = 60.0
@@ -37,7 +37,7 @@ def automatic(
     try:
         shutil.copyfile(pristine, disk)
         plain = templates.neutral(spec, str(disk))
-        _freeze(home, plain, accel, folder, memory, boot_timeout_s)
+        _freeze(home, plain, accel, folder, memory, boot_timeout_s, spec.command)
         return _finish(home, plain, key, key, folder, memory, began, automatic=True)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -55,7 +55,13 @@ def _places(home: Path, name: str) -> tuple[Path, Path]:
 
 
 def _freeze(
-    home: Path, spec: MachineSpec, accel: str, folder: Path, memory: Path, boot_timeout_s: float
+    home: Path,
+    spec: MachineSpec,
+    accel: str,
+    folder: Path,
+    memory: Path,
+    boot_timeout_s: float,
+    likely: Command,
 ) -> None:
     _reserve(spec.memory_bytes, memory)
     run = paths.run_dir(home) / f"t.{folder.name[:8]}"
@@ -66,7 +72,7 @@ def _freeze(
         how = replace(how, memory_file=str(memory))
         boot = driver.boot(accel, Edges(), True, how)
         try:
-            _save(boot, state, boot_timeout_s)
+            _save(boot, state, boot_timeout_s, likely)
         finally:
             boot.close()
     finally:
@@ -90,8 +96,13 @@ def _reserve(size_bytes: int, memory: Path) -> None:
         raise from_os_error(what, error, str(memory)) from None
 
 
-def _save(boot: Boot, state: int, boot_timeout_s: float) -> None:
+def _save(boot: Boot, state: int, boot_timeout_s: float, likely: Command) -> None:
     channel = boot.await_helper(boot_timeout_s)
+    if likely.argv:
+        path = next((word[5:] for word in likely.env if word.startswith("PATH=")), "")
+        channel.warm(path, likely.argv[0])
+        with contextlib.suppress(Failure):  # a command that is not there will say so itself
+            channel.settle(_SAVE_S)
     channel.sync()
     time.sleep(_SETTLE_S)  # work that the kernel put off; a clone should not begin with it
     assert boot.monitor is not None
