@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int | None], None]
 _CHUNK_BYTES = 1 << 18
 _TRIES = 5
+PAUSE_S = 0.2
 _TIMEOUT_S = 30.0
 
 
@@ -44,7 +45,7 @@ def fetch(
     with pool() as connections:
         for turn in range(tries):
             if turn:
-                time.sleep(min(0.2 * 2**turn, 5))
+                time.sleep(min(PAUSE_S * 2**turn, 5))
             try:
                 if _go_on(connections, url, path, progress, most_bytes):
                     return path

@@ -21,6 +21,7 @@ from images.registry import TRIES, Access, Registry
 from images.store import MANIFEST, Image, Store, checked_manifest
 
 _AT_ONCE = 4
+PAUSE_S = 0.25
 Say = Callable[[str], None]
 
 
@@ -160,7 +161,7 @@ def _fetch(
             why = ""
             for turn in range(TRIES):
                 if turn:
-                    stop.wait(min(0.25 * 2**turn, 8))
+                    stop.wait(min(PAUSE_S * 2**turn, 8))
                 if stop.is_set():
                     return
                 why = _go_on(registry, repository, told, half, progress, stop)

@@ -31,14 +31,19 @@ def wait_for(what: Callable[[], bool], timeout_s: float = 20) -> None:
         time.sleep(0.05)
 
 
-def answers(port: int) -> bool:
+def answers(port: int, enter: tuple[str, ...] = ()) -> bool:
+    if enter:
+        probe = [*enter, "bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{port}"]
+        return subprocess.run(probe, capture_output=True, check=False).returncode == 0
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
 
 
 @contextlib.contextmanager
-def docker_registry(folder: Path, extra: str = "", tls: str = "") -> Iterator[str]:
+def docker_registry(
+    folder: Path, extra: str = "", tls: str = "", enter: tuple[str, ...] = ()
+) -> Iterator[str]:
     """docker-registry on a loopback port, as HOST:PORT."""
     need("docker-registry")
     port = free_port()
@@ -48,9 +53,9 @@ def docker_registry(folder: Path, extra: str = "", tls: str = "") -> Iterator[st
         f'http:\n  addr: "127.0.0.1:{port}"\n{tls}{extra}'
     )
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(["docker-registry", "serve", config], stdout=log, stderr=log)
+        process = subprocess.Popen([*enter, "docker-registry", "serve", config], stdout=log, stderr=log)
     try:
-        wait_for(lambda: answers(port))
+        wait_for(lambda: answers(port, enter))
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -98,8 +103,12 @@ class Docker:
 
     def enter(self, *argv: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
         """Run a command in dockerd's network."""
-        words = ["nsenter", "-t", str(self.process.pid), "-n", *argv]
+        words = [*self.enter_argv(), *argv]
         return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+    def enter_argv(self) -> tuple[str, ...]:
+        """The words before a command that shall run in dockerd's network."""
+        return ("nsenter", "-t", str(self.process.pid), "-n")
 
     def stop(self) -> None:
         self.process.terminate()

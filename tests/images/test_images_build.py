@@ -350,9 +350,7 @@ class TestCache:
         assert {image.name for image in store.images()} == {"a:1", "a:2", "tiny:latest"}
 
 
-def test_the_command_line_builds_and_runs(
-    home: Path, context: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_line_builds_and_runs(home: Path, context: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMM_NETWORK", "none")
     need("root", "busybox", "cgroup", "overlay")
     (context / "Dockerfile").write_text('FROM tiny\nARG W\nENV W=$W\nENTRYPOINT ["echo"]\nCMD ["nobody"]\n')
