@@ -12,7 +12,7 @@ from containers.plan import Plan
 from containers.spec import ContainerSpec, check
 from host import paths
 from host.edges import Edges
-from host.errors import WrongState
+from host.errors import HostUnfit, WrongState
 from host.linux.cgroup import Cgroup, Layout, layout
 from host.stdio import Stdio
 
@@ -91,27 +91,45 @@ class Container:
         from containers.capabilities import names
 
         who = made.identity
+        mask = made.capabilities & (2 << privileges.last_capability()) - 1
+        if os.geteuid() == 0:
+            mask = self._grantable(mask)
         profile = "unconfined" if self.spec.privileged else self.spec.seccomp
         program = seccomp.program(profile, frozenset(names(made.capabilities)), self.home / "cache")
         no_new = self.spec.no_new_privileges and not self.spec.privileged
-        return privileges.Privileges(
-            who.uid, who.gid, who.groups, set_groups, made.capabilities, no_new, program
-        )
+        return privileges.Privileges(who.uid, who.gid, who.groups, set_groups, mask, no_new, program)
+
+    def _grantable(self, mask: int) -> int:
+        """What we have to give: a host that withholds a right from its root withholds it from --privileged
+        too.
+        """
+        from containers.capabilities import names
+
+        missing = mask & ~privileges.permitted()
+        if missing and not self.spec.privileged:
+            why = "this process does not have it itself"
+            raise HostUnfit("cannot grant the capability", ", ".join(names(missing)), why, "leave it out")
+        return mask & ~missing
 
     def make_folders(self) -> None:
-        """The three directories of the overlay, and what the last run left of a volatile one."""
+        """The three directories of the overlay, without what the last run left of a volatile one.
+
+        overlayfs.rst, volatile mount: the kernel refuses a layer that a crash may have torn. Ours are those
+        of containers that ended in order, or that the user starts again knowingly.
+        """
+        torn = f"{self.folder}/work/work/incompat"
+        try:
+            for remove, name in ((os.unlink, "/volatile/dirty"), (os.rmdir, "/volatile"), (os.rmdir, "")):
+                remove(torn + name)
+        except PermissionError:  # the kernel made them with mode 0, which stops everybody but root
+            runtime.remove_tree(f"{self.folder}/work")
+        except OSError:
+            pass
         for name in ("upper", "work", "merged"):
             try:
                 os.mkdir(self.folder / name, 0o755)
             except FileExistsError:
                 pass
-        # overlayfs.rst, volatile mount: the kernel refuses a layer that a crash may have torn until this is
-        # gone. Ours are layers of containers that ended in order, or that the user starts again knowingly.
-        for remove, name in ((os.unlink, "/volatile/dirty"), (os.rmdir, "/volatile"), (os.rmdir, "")):
-            try:
-                remove(f"{self.folder}/work/work/incompat{name}")
-            except OSError:
-                continue
 
     def make_etc(self) -> None:
         """The files of /etc for a container that has names to resolve."""
@@ -120,21 +138,25 @@ class Container:
 
             networking.write_etc(self.run_dir, self.spec)
 
+    def networked(self) -> bool:
+        """Whether it is on a network, by its spec or by `vmm network connect`."""
+        return self.spec.joins_network() or os.path.exists(f"{self.folder}/networks.json")
+
     def before_go(self, pid: int) -> None:
         """With the child at its gate: write it down, and give it its network."""
         runtime.record(self.run_dir, pid)
-        if self.spec.joins_network():
+        if self.networked():
             from containers import networking
 
-            networking.attach(self.home, self.run_dir, self.folder.name, self.spec, pid)
+            networking.attach(self.home, self.folder, self.run_dir, self.spec, pid)
 
     def clean(self) -> None:
         """Give back what a run took: the network's lease, the cgroup, the run directory's pid."""
         try:
-            if self.spec.joins_network():
+            if self.networked():
                 from containers import networking
 
-                networking.detach(self.home, self.run_dir, self.folder.name, self.spec)
+                networking.detach(self.home, self.folder, self.run_dir, self.spec)
         finally:
             self.cgroup().remove()
             runtime.reap(self.run_dir)

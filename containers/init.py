@@ -91,13 +91,12 @@ def main(child: Child) -> None:
 
 
 def _become_leader(child: Child) -> None:
-    sc.prctl(
-        sc.PR_SET_DUMPABLE, 0
-    )  # nobody inside may trace us or reach the interpreter behind /proc/PID/exe
     if child.wait_for_maps:
-        _wait(child.gate)
+        _wait(child.gate)  # dumpable still: /proc/PID/uid_map must belong to the user who writes it
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
+    # Nobody inside may trace us or reach the interpreter behind /proc/PID/exe.
+    sc.prctl(sc.PR_SET_DUMPABLE, 0)
     os.setsid()  # no terminal of the host is ours to push bytes into (TIOCSTI)
     os.umask(0)
     for fd, kind in child.joins:

@@ -82,6 +82,8 @@ def _go_between(container: Container, init: runtime.Init, request: ExecRequest, 
         status = _run(container, init, request, stdio, Edges(), helper)
     except Failure as error:
         os.write(stdio.stderr, f"vmm: {error.told()}\n".encode())
+    except OSError as error:
+        os.write(stdio.stderr, f"vmm: cannot enter the container: {error}\n".encode())
     finally:
         os._exit(status)
 

@@ -182,8 +182,15 @@ def _clone(flags: int, joins: dict[str, int], child: init.Child) -> int:
         sc.setns(joins["pid"], sc.CLONE_NEWPID)
         return _clone_into(flags, child)
     finally:
-        sc.setns(own, sc.CLONE_NEWPID)
+        _return_to(own)
         os.close(own)
+
+
+def _return_to(own: int) -> None:
+    try:
+        sc.setns(own, sc.CLONE_NEWPID)
+    except PermissionError:
+        pass  # the go-between of a user namespace cannot go back, and starts nothing else
 
 
 def _clone_into(flags: int, child: init.Child) -> int:

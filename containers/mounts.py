@@ -2,8 +2,7 @@
 
 Everything below `pivot` is done with the new root as "/": a link in the image can lead anywhere inside, never
 out. Host files that must come in are picked up as detached mounts (`tree`) before, while the host is in
-sight. /proc comes last of all that the image's own links could reach, since its magic links are the one way
-round that.
+sight.
 """
 
 from __future__ import annotations
@@ -128,15 +127,20 @@ def _tree(slot: int, mount: Mount) -> Op:
 
 
 def inside(spec: ContainerSpec, host: Host) -> list[Op]:
-    """The operations under the new root, up to where the cgroup must be known."""
+    """The operations under the new root, up to where the cgroup must be known.
+
+    Until the old root is gone, "/.." leads to it, as it lies on top of ours: what links of the image could
+    turn waits for that. /proc and /sys do not: in a user namespace the kernel grants new ones only while
+    old ones show.
+    """
     ops = [Op("real_directory", (path,)) for path in ("/proc", "/sys", "/dev")]
-    own_sys = not (host.own_user and spec.network == "host")
-    if own_sys:
+    if not (host.own_user and spec.network == "host"):
         read_only = 0 if spec.privileged else sc.MS_RDONLY
         ops.append(Op("mount", ("sysfs", "/sys", "sysfs", _HARDENED | read_only, None)))
-    ops += _dev(spec, host)
-    ops += _wanted(spec, host)
     ops.append(Op("mount", ("proc", "/proc", "proc", _HARDENED, None)))
+    ops += _dev(spec, host)
+    ops.append(Op("detach_old_root", ()))
+    ops += _wanted(spec, host)
     if spec.uts_namespace == "private":
         ops.append(Op("sethostname", (spec.hostname or spec.name,)))
     if spec.network in ("none", "private"):
@@ -201,7 +205,6 @@ def late(spec: ContainerSpec, host: Host, hierarchies: Sequence[tuple[str, str]]
     if spec.cgroup_namespace == "private":
         ops.append(Op("unshare", (sc.CLONE_NEWCGROUP,)))
         ops += _cgroup_mounts(hierarchies, 0 if spec.privileged else sc.MS_RDONLY)
-    ops.append(Op("detach_old_root", ()))
     if spec.read_only:
         ops.append(Op("read_only_root", ()))
     return ops

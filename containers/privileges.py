@@ -38,13 +38,19 @@ def apply(wanted: Privileges, last_capability: int) -> None:
         wanted.uid, wanted.uid, wanted.uid
     )  # to a user other than 0 this clears permitted and effective
     if wanted.uid == 0:
-        mask = wanted.capabilities & ((1 << (last_capability + 1)) - 1)
-        sc.capset(mask, mask, 0)  # inheritable stays empty: CVE-2022-29162
+        sc.capset(wanted.capabilities, wanted.capabilities, 0)  # inheritable stays empty: CVE-2022-29162
     sc.prctl(sc.PR_CAP_AMBIENT, sc.PR_CAP_AMBIENT_CLEAR_ALL)
     if wanted.no_new_privileges:
         sc.prctl(sc.PR_SET_NO_NEW_PRIVS, 1)
         if wanted.program:
             sc.seccomp_filter(wanted.program)
+
+
+def permitted() -> int:
+    """The mask of the capabilities that this process has."""
+    with open("/proc/self/status", "rb") as file:
+        line = next(line for line in file if line.startswith(b"CapPrm"))
+    return int(line.split()[1], 16)
 
 
 def last_capability() -> int:

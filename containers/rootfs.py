@@ -87,30 +87,53 @@ def _place(slot: int, target: bytes, source: bytes) -> None:
     tree = _trees.pop(slot)
     is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
     where = _made(target, is_directory)
+    _refuse_proc(where, target)
     sc.move_mount(tree, where)
     os.close(where)
     os.close(tree)
 
 
 def _made(target: bytes, is_directory: bool) -> int:
-    """A descriptor of `target`, which is made with its parents where the image lacks it."""
-    try:
-        return inside(target, os.O_PATH)
-    except FileNotFoundError:
-        pass
+    """A descriptor of `target`, which is made with its parents where the image lacks it.
+
+    What is made, is made by its parent's descriptor: no path string of ours meets a link unguarded.
+    """
     parts = [part for part in target.split(b"/") if part]
-    for count in range(1, len(parts) + 1):
+    here = inside(b"/", os.O_PATH)
+    for count, name in enumerate(parts, 1):
         path = b"/" + b"/".join(parts[:count])
-        if count < len(parts) or is_directory:
-            _mkdir(path, 0o755)
+        try:
+            there = inside(path, os.O_PATH)
+        except FileNotFoundError:
+            _make_in(here, name, count < len(parts) or is_directory)
+            there = inside(path, os.O_PATH)
+        os.close(here)
+        here = there
+    return here
+
+
+def _make_in(directory: int, name: bytes, is_directory: bool) -> None:
+    try:
+        if is_directory:
+            os.mkdir(name, 0o755, dir_fd=directory)
         else:
-            _touch(path)
-    return inside(target, os.O_PATH)
+            os.mknod(name, stat.S_IFREG | 0o644, dir_fd=directory)
+    except FileExistsError:
+        pass  # a link that leads nowhere: the caller finds that out
+
+
+def _refuse_proc(fd: int, target: bytes) -> None:
+    """Nothing may cover the files of /proc, through a link of the image either (CVE-2023-27561)."""
+    if os.fstat(fd).st_dev == os.stat(b"/proc").st_dev:
+        raise OSError(errno.EXDEV, "", target)
 
 
 def _tmpfs(target: bytes, flags: int, data: bytes) -> None:
-    os.close(_made(target, True))
-    sc.mount(b"tmpfs", target, b"tmpfs", flags, data)
+    where = _made(target, True)
+    _refuse_proc(where, target)
+    # mount(2) knows no descriptors but this way; nobody else lives here yet who could swap a link meanwhile
+    sc.mount(b"tmpfs", b"/proc/self/fd/%d" % where, b"tmpfs", flags, data)
+    os.close(where)
 
 
 def _write(path: bytes, data: bytes) -> None:

@@ -94,7 +94,7 @@ _NEW_NAMESPACES = 0x7E020000  # every CLONE_NEW* of clone(2) but NEWTIME, which 
 _PERSONALITIES = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
 _AF_ALG, _AF_VSOCK = 38, 40
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-_VERSION = 1  # part of the digest: a changed compiler must not meet an old program
+_VERSION = 2  # part of the digest: a changed compiler must not meet an old program
 
 
 def program(profile: str, capabilities: frozenset[str], cache: Path) -> bytes:
@@ -156,12 +156,15 @@ def compile_default(capabilities: frozenset[str], foreign: bool = False) -> byte
     if foreign and platform_machine() == "x86_64":
         rules.add_arch(seccomp.Arch.X86)
     granted = {name for one in capabilities for name in BY_CAPABILITY.get(one, "").split()}
-    for name in {*ALLOWED, *granted}:
+    for name in {*ALLOWED, *granted, "socket", "clone"}:
         _add(rules, seccomp.ALLOW, name)
     for name in set(REFUSED) - granted:
         _add(rules, seccomp.ERRNO(errno.EPERM), name)
-    _add_conditional(seccomp, rules, "SYS_ADMIN" in capabilities)
-    return _terminal_guard() + _exported(rules)
+    for value in _PERSONALITIES:
+        _add(rules, seccomp.ALLOW, "personality", seccomp.Arg(0, seccomp.EQ, value))
+    architectures = [platform_machine(), *(["i386"] if foreign else [])]
+    guards = [guard(one, "SYS_ADMIN" in capabilities) for one in architectures if one in _GUARDED]
+    return b"".join(guards) + _exported(rules)
 
 
 def _add(rules: Any, action: int, name: str, *conditions: Any) -> None:
@@ -171,38 +174,43 @@ def _add(rules: Any, action: int, name: str, *conditions: Any) -> None:
         pass  # libseccomp does not know the call: the kernel answers ENOSYS through the default
 
 
-def _add_conditional(seccomp: Any, rules: Any, admin: bool) -> None:
-    arg = seccomp.Arg
-    if admin:
-        _add(rules, seccomp.ALLOW, "clone")
-    else:
-        _add(rules, seccomp.ALLOW, "clone", arg(0, seccomp.MASKED_EQ, _NEW_NAMESPACES, 0))
-    for value in _PERSONALITIES:
-        _add(rules, seccomp.ALLOW, "personality", arg(0, seccomp.EQ, value))
-    # libseccomp compares an argument once a rule: the allowed families are spelled out, then all above
-    for family in sorted(set(range(_AF_VSOCK)) - {_AF_ALG}):
-        _add(rules, seccomp.ALLOW, "socket", arg(0, seccomp.EQ, family))
-    _add(rules, seccomp.ALLOW, "socket", arg(0, seccomp.GT, _AF_VSOCK))
+# BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_JMP|JSET|K, BPF_RET|K: linux/bpf_common.h
+_LOAD, _EQUAL, _ANY_BIT, _ANSWER = 0x20, 0x15, 0x45, 0x06
+_REFUSE = 0x00050000 | errno.EPERM  # SECCOMP_RET_ERRNO
+_NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT, _SECOND_ARGUMENT_AT = 0, 4, 16, 24  # struct seccomp_data
+# linux/audit.h; the numbers of ioctl, socket and clone in asm/unistd.h
+_GUARDED = {
+    "x86_64": (0xC000003E, 16, 41, 56),
+    "i386": (0x40000003, 54, 359, 120),
+    "aarch64": (0xC00000B7, 29, 198, 220),
+}
 
 
-def _terminal_guard() -> bytes:
-    """Refuse to push bytes into a terminal, whatever else is allowed (CVE-2017-5226, CVE-2019-10063).
+def guard(architecture: str, namespaces: bool) -> bytes:
+    """Refuse three calls by an argument, for one architecture: what libseccomp cannot say of an allowed call.
 
-    Goes before libseccomp's program, which cannot say "every ioctl but these"; BPF jumps are relative.
-    Compares the low half of the request only, as the kernel does: ioctl(2) takes an unsigned int.
+    ioctl: bytes pushed into a terminal (CVE-2017-5226, CVE-2019-10063); the kernel takes an unsigned int, so
+    the low half counts. socket: AF_ALG and AF_VSOCK. clone: new namespaces, unless `namespaces` allows them.
+    Goes before libseccomp's program: BPF jumps are relative.
     """
-    load, equal, answer = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
-    refuse = 0x00050000 | errno.EPERM  # SECCOMP_RET_ERRNO
-    number = {"x86_64": 16, "aarch64": 29}.get(platform_machine(), 54)
-    lines = [
-        (load, 0, 0, 0),  # struct seccomp_data: nr
-        (equal, 1, 0, number),
-        (equal, 0, 4, 54),  # i386 and arm
-        (load, 0, 0, 24),  # args[1], low half
-        (equal, 1, 0, _TIOCSTI),
-        (equal, 0, 1, _TIOCLINUX),
-        (answer, 0, 0, refuse),
+    tests = [
+        (1, _SECOND_ARGUMENT_AT, [(_EQUAL, _TIOCSTI), (_EQUAL, _TIOCLINUX)]),
+        (2, _FIRST_ARGUMENT_AT, [(_EQUAL, _AF_ALG), (_EQUAL, _AF_VSOCK)]),
     ]
+    if not namespaces:
+        tests.append((3, _FIRST_ARGUMENT_AT, [(_ANY_BIT, _NEW_NAMESPACES)]))
+    numbers = _GUARDED[architecture]
+    body: list[tuple[int, int, int, int]] = [(_LOAD, 0, 0, _NUMBER_AT)]
+    for which, offset, refused in tests:
+        # over this test's block where it is another call: load, the comparisons, reload of the number
+        body.append((_EQUAL, 0, len(refused) + 3, numbers[which]))
+        body.append((_LOAD, 0, 0, offset))
+        for position, (jump, value) in enumerate(refused):
+            last = position == len(refused) - 1
+            body.append((jump, len(refused) - 1 - position, 1 if last else 0, value))
+        body.append((_ANSWER, 0, 0, _REFUSE))
+        body.append((_LOAD, 0, 0, _NUMBER_AT))
+    lines = [(_LOAD, 0, 0, _ARCHITECTURE_AT), (_EQUAL, 0, len(body), numbers[0]), *body]
     return b"".join(struct.pack("HBBI", *line) for line in lines)
 
 

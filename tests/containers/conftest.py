@@ -48,6 +48,7 @@ class Lab:
     def __init__(self, home: Path, rootfs: Path) -> None:
         self.home, self.rootfs = home, rootfs
         self.made: list[Container] = []
+        home.mkdir(exist_ok=True)
 
     def make(self, *argv: str, name: str = "c1", **wishes: Any) -> Container:
         """A container that was not started yet."""
