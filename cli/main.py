@@ -90,12 +90,24 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 STATUS_OF_OURS = {"run": 125, "create": 125, "exec": 125}
 
 
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP reached us: what was acquired is released on the way out, the status is 128 + n."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_status = 128 + number
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status; never raises."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words else "--help"
     try:
+        if argv is None:  # we are the whole process
+            _end_in_order()
         return _dispatch(command, words[1:])
+    except Terminated as ended:
+        return ended.exit_status
     except SystemExit as leave:  # argparse: --help, or a usage error that it has told already
         status = leave.code if isinstance(leave.code, int) else 2
         return STATUS_OF_OURS.get(command, status) if status else 0
@@ -214,10 +226,18 @@ def _traceback() -> None:
     traceback.print_exc()
 
 
-def entry() -> None:
-    """The console script: the status is the process's own."""
-    sys.exit(main())
+def _terminate(number: int, _frame: object) -> None:
+    raise Terminated(number)
+
+
+def _end_in_order() -> None:
+    """A signal that ends us lets us clean up first; what nohup ignores stays ignored."""
+    import signal
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _terminate)
 
 
 if __name__ == "__main__":
-    entry()
+    sys.exit(main())

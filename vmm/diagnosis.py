@@ -111,7 +111,19 @@ def ended(name: str, folder: Path, exit_status: int | None) -> Failure:
         how = f"QEMU was killed by signal {-exit_status}"
     words = [found.sentence if found else f"{how} before the guest was up"]
     words += [said] if said else []
-    return Failure("the machine did not start", name, _told(words, console), found.hint if found else "")
+    hint = found.hint if found else _hint_of_qemu(said)
+    return Failure("the machine did not start", name, _told(words, console), hint)
+
+
+def _hint_of_qemu(said: str) -> str:
+    """What to do about the words that QEMU itself left."""
+    if re.search(r"\bkvm\b", said, re.IGNORECASE):
+        return "--accel tcg does without KVM; vmm doctor says what this host can do"
+    if "Cannot allocate memory" in said:
+        return "give it less with --memory, or stop another machine"
+    if "Permission denied" in said:
+        return "the user that QEMU runs as must reach the file; vmm doctor"
+    return "the same words with --dry-run print the QEMU command, to be tried by hand"
 
 
 def late(name: str, folder: Path, waited_for: str, timeout_s: float) -> DeadlinePassed:
@@ -120,7 +132,11 @@ def late(name: str, folder: Path, waited_for: str, timeout_s: float) -> Deadline
     found = classify(console)
     words = [f"no sign of {waited_for} after {timeout_s:g} s"]
     words += [found.sentence] if found else []
-    hint = found.hint if found else ""
+    hint = (
+        found.hint
+        if found
+        else "VMM_BOOT_TIMEOUT_S=120 waits longer; --append loglevel=7 lets the kernel talk"
+    )
     return DeadlinePassed("the machine did not come up", name, _told(words, console), hint)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import leaks
@@ -148,3 +149,60 @@ def test_a_state_that_does_not_fit(home: Path) -> None:
     for word in ("pause", "kill"):
         one_error(vmm(home, word, "web"), 1, "web", "created")
     one_error(vmm(home, "exec", "web", "true"), 125, "web", "vmm start web")
+
+
+@BOTH
+def test_a_host_without_any_cgroup_controller(kind: str, home: Path) -> None:
+    """In a mount namespace without /sys/fs/cgroup: a limit asked for is an error, a default is left out."""
+    need("root", "busybox", "overlay")
+    if kind == "--vm":
+        need("qemu", "kernel", "guest-helper")
+    command = f"umount -l /sys/fs/cgroup; exec {sys.executable} -m cli.main run {kind} --rm --network none"
+    env = {**os.environ, "VMM_HOME": str(home), "VMM_ACCEL": "tcg"}
+
+    def without(words: str) -> subprocess.CompletedProcess[str]:
+        argv = ["unshare", "--mount", "sh", "-c", f"{command} {words}"]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, env=env, check=False)
+
+    with leaks.none(home):
+        done = without("tiny echo hi")
+        assert (done.stdout, done.returncode) == ("hi\n", 0), done.stderr
+        if kind == "--ct":
+            one_error(without("--memory 64M tiny true"), 125, "memory", "cgroup")
+
+
+def test_a_guest_that_never_reports_is_given_up_in_time(home: Path) -> None:
+    """A deadline below what any boot takes: the error says what was waited for, and no QEMU stays."""
+    need("root", "busybox", "qemu", "kernel", "guest-helper")
+    run = ("run", "--vm", "--rm", "--accel", "tcg", "--boot", "microvm", "--network", "none", "tiny", "true")
+    with leaks.none(home):
+        one_error(vmm(home, *run, VMM_BOOT_TIMEOUT_S="0.3"), 125, "0.3 s", "guest")
+
+
+def test_sigterm_before_the_start_leaves_nothing(home: Path) -> None:
+    """Ended while the image is being made: the name is free again, and nothing half made shows."""
+    need("root", "busybox")
+    words = [
+        sys.executable,
+        "-m",
+        "cli.main",
+        "run",
+        "--ct",
+        "--name",
+        "early",
+        "--network",
+        "none",
+        "tiny",
+        "sleep",
+        "9",
+    ]
+    for delay_s in (0.15, 0.25, 0.35):
+        with subprocess.Popen(
+            words, env={**os.environ, "VMM_HOME": str(home)}, stderr=subprocess.PIPE
+        ) as process:
+            time.sleep(delay_s)
+            process.terminate()
+            assert process.wait(30) in (143, -15, 125)
+        with leaks.none(home):
+            vmm(home, "rm", "-f", "early")
+        assert vmm(home, "ls", "-a", "-q").stdout == ""
