@@ -60,7 +60,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan_words(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("plan", nargs="?", default="demo", help="a plan's name or file (demo)")
+    parser.add_argument(
+        "plan",
+        nargs="?",
+        default="demo",
+        help="a plan's name or file; `experiments` is all of E1 to E20 (demo)",
+    )
     parser.add_argument("--targets", default="", metavar="A,B", help="only these targets")
     parser.add_argument(
         "--quick", action="store_true", help="at most 3 runs a cell: does all of it work here?"
@@ -108,7 +113,11 @@ def _planned(args: argparse.Namespace) -> Plan:
     from bench import experiments
     from bench.core import plan
 
-    made = plan.load(experiments.plan_path(args.plan))
+    made = (
+        experiments.everything()
+        if args.plan == "experiments"
+        else plan.load(experiments.plan_path(args.plan))
+    )
     if args.targets:
         chosen = frozenset(args.targets.split(","))
         unknown = chosen - set(made.targets)

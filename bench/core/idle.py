@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench.core.target import Cell, Held, Parts, Target
@@ -21,7 +21,7 @@ def memory(target: Target, cell: Cell) -> Parts:
         return Parts(values=weigh(held), accelerator=held.accelerator)
 
 
-def slope(target: Target, cell: Cell) -> tuple[Parts, ...]:
+def slope(target: Target, cell: Cell, settle: Callable[[], None] | None = None) -> tuple[Parts, ...]:
     """Start instances one by one and read MemAvailable at 1, 2, 4 ... `instances`: what each costs the host.
 
     It sees page tables, kernel memory and daemons, which no sum over processes does, and every neighbour too.
@@ -34,6 +34,8 @@ def slope(target: Target, cell: Cell) -> tuple[Parts, ...]:
             held = stack.enter_context(target.hold(cell))
             if count & (count - 1) and count != most:
                 continue
+            if settle is not None:
+                settle()
             drop = before - settled_available_bytes()
             values = {"instances": float(count), "mem_available_drop_bytes": float(drop)}
             found.append(Parts(values=values, accelerator=held.accelerator))
@@ -88,9 +90,18 @@ def settled_available_bytes(wait_s: float = 3.0, step_s: float = 0.25) -> int:
 
 def available_bytes() -> int:
     """MemAvailable of /proc/meminfo."""
+    return _meminfo_bytes("MemAvailable:")
+
+
+def total_bytes() -> int:
+    """MemTotal of /proc/meminfo."""
+    return _meminfo_bytes("MemTotal:")
+
+
+def _meminfo_bytes(name: str) -> int:
     with open("/proc/meminfo") as text:
         for line in text:
-            if line.startswith("MemAvailable:"):
+            if line.startswith(name):
                 return int(line.split()[1]) * 1024
     return 0
 

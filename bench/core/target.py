@@ -21,6 +21,10 @@ class Unavailable(NamedTuple):
     hint: str = ""
 
 
+def _word(value: Param) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 @dataclass(frozen=True)
 class Cell:
     """One thing to measure: an experiment on an image, in a mode, by a target, with its parameters.
@@ -40,7 +44,7 @@ class Cell:
     @property
     def group(self) -> str:
         """The name of what is compared: all but the target."""
-        told = "".join(f",{name}={value}" for name, value in self.params)
+        told = "".join(f",{name}={_word(value)}" for name, value in self.params)
         return f"{self.experiment}/{self.mode}/{self.image}{told}"
 
     @property

@@ -10,7 +10,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.core import idle
+from bench.core import idle, plan
+from bench.core.plan import Plan
 from bench.core.target import Cell, Measure, Parts, Target
 from host.errors import Usage
 
@@ -30,10 +31,20 @@ def plan_path(word: str) -> Path:
         return known[word]
     if Path(word).is_file():
         return Path(word)
-    near = [name for name in known if name.split("-")[0] == word.lower()]
+    number = word.lower().removeprefix("e").zfill(2)
+    near = [name for name in known if name.split("-")[0] == f"e{number}"]
     if len(near) == 1:
         return known[near[0]]
     raise Usage("no plan", repr(word), "it is neither a plan of ours nor a file", "vmm bench list shows ours")
+
+
+def everything() -> Plan:
+    """All numbered experiments as one plan."""
+    loaded = [plan.load(path) for name, path in plans().items() if name[0] == "e" and name[1:3].isdigit()]
+    groups = tuple(group for one in loaded for group in one.groups)
+    return Plan(
+        "experiments", "What does each kind of isolation cost, from E1 to E20?", loaded[0].seed, groups
+    )
 
 
 def measure_of(cell: Cell) -> Measure:

@@ -42,7 +42,7 @@ class Bubblewrap(Process):
         """A sandbox whose command sleeps."""
         with (
             rootfs.mounted(cell.image) as root,
-            command.running(self.argv(root, command.IDLE), cell.deadline_s) as pid,
+            command.running(self.argv(root, command.resting(cell)), cell.deadline_s) as pid,
         ):
             yield Idle(pid)
 

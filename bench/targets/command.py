@@ -24,6 +24,7 @@ ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "
 HELPER = "/.vmm-guest"
 # What an idle instance does after its marker; both images have sh and sleep.
 IDLE = ("sh", "-c", f"echo {MARKER}; exec sleep 86400")
+SPIN = ("sh", "-c", f"echo {MARKER}; while :; do :; done")
 OUTPUT_LIMIT_BYTES = 256 << 10
 Env = Mapping[str, str] | None
 _INIT = re.compile(rb"^vmm-init (\d+)\r?$", re.MULTILINE)
@@ -34,11 +35,17 @@ def under_init(command: Sequence[str]) -> tuple[str, ...]:
     return (HELPER, "init", "--mark", "--", *command)
 
 
+def resting(cell: Cell) -> tuple[str, ...]:
+    """The command of a held instance: it sleeps, or spins where the cell wants a noisy neighbour."""
+    return SPIN if cell.param("hold", "sleep") == "spin" else IDLE
+
+
 class Spoken(NamedTuple):
-    """What a program said and how it ended."""
+    """What a program said, from its first byte on stdout to its last in `said_ns`, and how it ended."""
 
     stdout: bytes
     stderr: bytes
+    said_ns: int
     status: int
 
 
@@ -65,7 +72,8 @@ def parts(spoken: Spoken, cell: Cell, edges: Edges) -> Parts:
     elif MARKER in cell.command and MARKER not in output:
         error = f"the marker never came; stdout was {output[:80]!r}: {_tail(spoken.stderr)}"
     status = "failed" if error else "ok"
-    return Parts(status, edges.since_ns(), {}, spoken.status, error=error, output=output)
+    values = {"work_s": spoken.said_ns / 1e9} if cell.mode == "workload" else {}
+    return Parts(status, edges.since_ns(), values, spoken.status, error=error, output=output)
 
 
 def said_init(stderr: bytes) -> bool:
@@ -109,21 +117,32 @@ def end(pid: int, grace_s: float = 3.0) -> None:
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
         if os.waitpid(pid, os.WNOHANG) != (0, 0):
             return
+        family = idle.descendants(pid)
         os.kill(pid, signal.SIGTERM)
-        pidfd = os.pidfd_open(pid)
-        ended = select.select([pidfd], [], [], grace_s)[0]
-        os.close(pidfd)
-        if not ended:
-            for below in idle.descendants(pid):
+        if not _ended(pid, grace_s):
+            for one in family | idle.descendants(pid):
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(below, signal.SIGKILL)
+                    os.kill(one, signal.SIGKILL)
         os.waitpid(pid, 0)
+        for one in family - {pid}:  # what it held dies with it, a moment later
+            _ended(one, grace_s)
 
 
-def heard(out_fd: int, err_fd: int, edges: Edges, until_s: float) -> tuple[bytes, bytes]:
+def _ended(pid: int, wait_s: float) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            return bool(select.select([pidfd], [], [], wait_s)[0])
+        finally:
+            os.close(pidfd)
+    return True
+
+
+def heard(out_fd: int, err_fd: int, edges: Edges, until_s: float) -> tuple[bytes, bytes, int]:
     """All that is said until both pipes close; the first byte on stdout is t8. Raises DeadlinePassed."""
     said = {out_fd: b"", err_fd: b""}
     still = {out_fd, err_fd}
+    first_ns = last_ns = 0
     while still:
         ready = select.select(list(still), [], [], max(until_s - time.monotonic(), 0))[0]
         now_ns = time.monotonic_ns()
@@ -136,8 +155,9 @@ def heard(out_fd: int, err_fd: int, edges: Edges, until_s: float) -> tuple[bytes
                 continue
             if fd == out_fd:
                 edges.mark("t8", now_ns)
+                first_ns, last_ns = first_ns or now_ns, now_ns
             said[fd] = (said[fd] + data)[-OUTPUT_LIMIT_BYTES:]
-    return said[out_fd], said[err_fd]
+    return said[out_fd], said[err_fd], last_ns - first_ns
 
 
 @contextmanager

@@ -162,11 +162,26 @@ class Docker:
     def hold(self, cell: Cell) -> Iterator[Held]:
         """`docker run -d`, up when its log has the marker."""
         assert self._daemon is not None
-        words = ["run", "-d", *_limits(cell), _reference(cell.image), *command.under_init(command.IDLE)]
+        words = [
+            "run",
+            "-d",
+            *_limits(cell),
+            _reference(cell.image),
+            *command.under_init(command.resting(cell)),
+        ]
         container = self._docker(*words)
         try:
             command.await_text(lambda: self._docker("logs", container), MARKER, cell.deadline_s)
             yield DockerHeld(self._daemon.pid, container, 0)
+        finally:
+            self._docker("rm", "-f", container)
+
+    @contextmanager
+    def provisioned(self, cell: Cell) -> Iterator[str]:
+        """A container that was created and is never started."""
+        container = self._docker("create", *_limits(cell), _reference(cell.image), "/bin/true")
+        try:
+            yield container
         finally:
             self._docker("rm", "-f", container)
 
@@ -178,11 +193,8 @@ class Docker:
             for name in ("overlay2", "containers", "image/overlay2/layerdb/mounts")
         ]
         before = disk_use.entries(parents)
-        container = self._docker("create", *_limits(cell), _reference(cell.image), "/bin/true")
-        try:
+        with self.provisioned(cell):
             return Parts(values=disk_use.of(disk_use.entries(parents) - before))
-        finally:
-            self._docker("rm", "-f", container)
 
     def cleanup(self) -> None:
         """End the daemon and delete all that it had."""

@@ -77,6 +77,7 @@ class Ours:
             ports=(Port(_free_port(), 22),) if boots else (),
             driver=self.driver,
             boot=self.boot(cell),
+            disk_format=cell.param("disk_format", "") or None,
         )
 
     def boot(self, cell: Cell) -> str | None:
@@ -118,7 +119,7 @@ class Ours:
     def hold(self, cell: Cell) -> Iterator[Held]:
         """A detached instance that has said its marker and sleeps (boot mode: whose sshd answers)."""
         until_s = time.monotonic() + cell.deadline_s
-        idle_cell = cell if cell.mode == "boot" else replace(cell, command=command.IDLE)
+        idle_cell = cell if cell.mode == "boot" else replace(cell, command=command.resting(cell))
         request = self.request(idle_cell)._replace(detach=True, rm=False)
         with self._detached(
             request._replace(name=f"{request.name}-{time.monotonic_ns()}"), Edges()
@@ -140,6 +141,24 @@ class Ours:
             return Parts(values=disk_use.of([instance.folder]), accelerator=self._accelerator)
         finally:
             runs.remove(instance, force=True)
+
+    @contextmanager
+    def provisioned(self, cell: Cell) -> Iterator[Instance]:
+        """An instance that was created and is never started."""
+        from instances import runs
+
+        instance = runs.create(self.request(cell)._replace(rm=False), Edges())
+        try:
+            yield instance
+        finally:
+            runs.remove(instance, force=True)
+
+    def pack(self, cell: Cell) -> Parts:
+        """One compressed file with which another host could start the instance; the file is not kept."""
+        from bench.targets import packing
+
+        with self.provisioned(cell) as instance:
+            return Parts(values=packing.packed(instance), accelerator=self._accelerator)
 
     def cleanup(self) -> None:
         """Remove every instance of this campaign, and of campaigns that are dead."""
@@ -179,6 +198,18 @@ class OurHeld:
         told = self._inspected()
         named = [told.get("pid"), told.get("supervisor_pid"), *told.get("pids", ())]
         return {pid for one in named if one for pid in idle.descendants(int(one))}
+
+    def pause(self) -> None:
+        """Freeze it."""
+        from instances import runs
+
+        runs.pause(self.instance)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        from instances import runs
+
+        runs.resume(self.instance)
 
     def cgroups(self) -> tuple[str, ...]:
         """The memory cgroups that inspect() names."""

@@ -113,7 +113,7 @@ class Podman:
     @contextmanager
     def hold(self, cell: Cell) -> Iterator[Held]:
         """`podman run -d`, up when its log has the marker."""
-        words = ["run", "-d", *self._limits(cell), cell.image, *command.under_init(command.IDLE)]
+        words = ["run", "-d", *self._limits(cell), cell.image, *command.under_init(command.resting(cell))]
         container = self._podman(*words).strip()
         try:
             command.await_text(lambda: self._podman("logs", container), MARKER, cell.deadline_s)
@@ -122,16 +122,22 @@ class Podman:
         finally:
             self._podman("rm", "-f", "-t", "0", container)
 
+    @contextmanager
+    def provisioned(self, cell: Cell) -> Iterator[str]:
+        """A container that was created and is never started."""
+        container = self._podman("create", *self._limits(cell), cell.image, "/bin/true").strip()
+        try:
+            yield container
+        finally:
+            self._podman("rm", "-f", container)
+
     def disk(self, cell: Cell) -> Parts:
         """What `podman create` adds under its root."""
         assert self._folder is not None
         parents = [self._folder / "data" / name for name in ("overlay", "overlay-containers")]
         before = disk_use.entries(parents)
-        container = self._podman("create", *self._limits(cell), cell.image, "/bin/true").strip()
-        try:
+        with self.provisioned(cell):
             return Parts(values=disk_use.of(disk_use.entries(parents) - before))
-        finally:
-            self._podman("rm", "-f", container)
 
     def cleanup(self) -> None:
         """Its containers, its store (bind mounted on itself), its cgroups."""

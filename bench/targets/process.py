@@ -56,7 +56,7 @@ class Process:
     @contextmanager
     def hold(self, cell: Cell) -> Iterator[Held]:
         """The command's place taken by one that sleeps."""
-        argv = command.under_init(command.IDLE)
+        argv = command.under_init(command.resting(cell))
         with (
             rootfs.mounted(cell.image) as root,
             command.running(argv, cell.deadline_s, root=str(root)) as pid,

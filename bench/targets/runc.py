@@ -40,7 +40,7 @@ class Runc(Process):
     @contextmanager
     def hold(self, cell: Cell) -> Iterator[Held]:
         """A container whose command sleeps; runc itself waits for it in the foreground."""
-        with self._bundle(cell, command.IDLE) as argv, command.running(argv, cell.deadline_s) as pid:
+        with self._bundle(cell, command.resting(cell)) as argv, command.running(argv, cell.deadline_s) as pid:
             below = sorted(Idle(pid).pids() - {pid})
             yield Idle(pid, cgroups.memory_of(below[-1]) if below else ())
 
