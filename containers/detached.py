@@ -68,7 +68,7 @@ def _start(container: Container, run: Path, edges: Edges) -> None:
         fds.append(runtime.make_fifo(run / "stdout"))
         fds.append(fds[-1] if spec.tty else runtime.make_fifo(run / "stderr"))
         streams = launch.Streams((fds[1], fds[2], fds[3]), status=fds[0])
-        launch.start(ready, streams, edges, container.before_go, death_signal=0)
+        launch.start(ready, streams, edges, container.before_go, death_signal=0, orphan=True)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         runtime.close_all(list(dict.fromkeys(fds)))

@@ -70,8 +70,9 @@ def start(
     edges: Edges,
     before_go: Callable[[int], None],
     death_signal: int = signal.SIGKILL,
+    orphan: bool = False,
 ) -> int:
-    """Run the plan in a new process and return its pid once the command executes.
+    """Run the plan in a new process and return its pid once the command executes; an `orphan` is init's.
 
     `before_go` gets the pid while the child waits at its gate, in its namespaces and its cgroup. Raises
     what the child reported, with nothing left of it.
@@ -83,7 +84,7 @@ def start(
     with _Ends(launch.plan.joins) as ends:
         child = _child(launch, streams, ends, death_signal)
         edges.mark("t2")
-        pid = _clone(launch.plan.clone_flags, ends.joins, child)
+        pid = _clone(launch.plan.clone_flags, ends.joins, child, orphan)
         try:
             ends.close_childs()
             _prepare(pid, launch, ends.gate_write, before_go)
@@ -173,14 +174,15 @@ def _child(launch: Launch, streams: Streams, ends: _Ends, death_signal: int) -> 
     )
 
 
-def _clone(flags: int, joins: dict[str, int], child: init.Child) -> int:
+def _clone(flags: int, joins: dict[str, int], child: init.Child, orphan: bool) -> int:
     """The child's pid; in the child this never returns. A pid namespace is entered by the next child only."""
+    clone = _clone_orphan if orphan else _clone_into
     if "pid" not in joins:
-        return _clone_into(flags, child)
+        return clone(flags, child)
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
         sc.setns(joins["pid"], sc.CLONE_NEWPID)
-        return _clone_into(flags, child)
+        return clone(flags, child)
     finally:
         _return_to(own)
         os.close(own)
@@ -191,6 +193,26 @@ def _return_to(own: int) -> None:
         sc.setns(own, sc.CLONE_NEWPID)
     except PermissionError:
         pass  # the go-between of a user namespace cannot go back, and starts nothing else
+
+
+def _clone_orphan(flags: int, child: init.Child) -> int:
+    """Clone through a process that ends at once: whoever starts a thousand containers is parent of none."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    middle = sc.clone3(0, signal.SIGCHLD)
+    if middle == 0:
+        try:
+            os.write(write, b"%d" % _clone_into(flags, child))
+        except OSError as error:
+            os.write(write, b"-%d" % (error.errno or errno.EIO))
+        finally:
+            os._exit(0)
+    os.close(write)
+    answer = int(os.read(read, 32) or b"-5")
+    os.close(read)
+    os.waitpid(middle, 0)
+    if answer < 0:
+        raise OSError(-answer, os.strerror(-answer))
+    return answer
 
 
 def _clone_into(flags: int, child: init.Child) -> int:
@@ -241,9 +263,21 @@ def worded(plan: Plan, phase: int, step: int, number: int, path: str) -> Failure
 
 
 def put_down(pid: int) -> None:
-    """SIGKILL a child of ours and reap it."""
+    """SIGKILL a process that we made, and wait for its end."""
+    import select
+
     try:
-        os.kill(pid, signal.SIGKILL)
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        sc.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.waitpid(pid, 0)
     except ProcessLookupError:
         pass
-    os.waitpid(pid, 0)
+    except ChildProcessError:  # an orphan: somebody else reaps it
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(10_000)
+    finally:
+        os.close(pidfd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -105,6 +106,18 @@ class Lab:
             if container.pid() is not None:
                 container.stop(0)
             container.remove()
+
+
+@pytest.fixture(autouse=True)
+def same_signal_mask() -> Iterator[None]:
+    """Whatever happens, our signals are blocked and handled as before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+    }
+    yield
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert handlers == {number: signal.getsignal(number) for number in handlers}
 
 
 @pytest.fixture
