@@ -31,6 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     if command == "port":
         add("port", metavar="PORT[/udp]", nargs="?", help="this port only")
+        add("--add", metavar="[IP:]H:G", action="append", default=[], help="publish one more, while it runs")
+        add("--remove", metavar="H:G", action="append", default=[], help="take a published port back")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -98,6 +100,14 @@ def _tail(text: str) -> int | None:
 
 
 def _port(instance: registry.Instance, args: argparse.Namespace) -> int:
+    if args.add or args.remove:
+        from host.linux.net import parse_ports
+        from instances import publishing
+
+        publishing.unpublish(instance, [one for text in args.remove for one in parse_ports(text)])
+        wanted = [one for text in args.add for one in parse_ports(text)]
+        publishing.publish(registry.find(instance.name), wanted)
+        instance = registry.find(instance.name)
     ports = runs.ports(instance)
     if args.port:
         number, _, protocol = args.port.partition("/")

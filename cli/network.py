@@ -178,19 +178,24 @@ def _container(word: str, verb: str) -> Any:
 
 def _connect(args: argparse.Namespace) -> int:
     from containers import networking
-    from instances import kinds
+    from containers.spec import ContainerSpec
+    from instances import kinds, registry
 
     instance = _container(args.instance, "connect")
-    pid = kinds.optional(instance, "pid")()
-    aliases = tuple(args.alias)
-    networking.connect_live(instance.name, instance.folder, pid, args.names[0], args.ip, aliases)
+    with registry.held(instance):
+        spec, pid = ContainerSpec.from_record(instance.spec), kinds.optional(instance, "pid")()
+        network = args.names[0]
+        networking.connect(paths.home(), instance.folder, spec, pid, network, args.ip, tuple(args.alias))
     return 0
 
 
 def _disconnect(args: argparse.Namespace) -> int:
     from containers import networking
     from containers.spec import ContainerSpec
+    from instances import registry
 
     instance = _container(args.instance, "disconnect")
-    networking.disconnect_live(ContainerSpec.from_record(instance.spec), instance.folder, args.names[0])
+    with registry.held(instance):
+        spec = ContainerSpec.from_record(instance.spec)
+        networking.disconnect(paths.home(), instance.folder, spec, args.names[0])
     return 0

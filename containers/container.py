@@ -142,6 +142,12 @@ class Container:
         """Whether it is on a network, by its spec or by `vmm network connect`."""
         return self.spec.joins_network() or os.path.exists(f"{self.folder}/networks.json")
 
+    def ports(self) -> list[tuple[str, int, int, str]]:
+        """(host address, host port, port inside, protocol) of each published port."""
+        from containers import networking
+
+        return networking.published(self.home, self.folder, self.spec)
+
     def before_go(self, pid: int) -> None:
         """With the child at its gate: write it down, and give it its network."""
         runtime.record(self.run_dir, pid)
