@@ -1,7 +1,7 @@
 """What happens to instances: commands write what they did, the reader adds what ended by itself.
 
-One line of JSON an event in `$VMM_HOME/events.jsonl`, appended in one write(2) with O_APPEND: commands at once
-never mix their lines. The end of a detached instance has no command: who reads along derives it.
+One line of JSON an event in `$VMM_HOME/events.jsonl`, appended in one write(2) with O_APPEND, so that no two
+commands mix their lines. The end of a detached instance has no command: who reads along derives it.
 """
 
 from __future__ import annotations

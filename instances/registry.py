@@ -72,7 +72,7 @@ def load(name: str) -> Instance:
     return _from_record(record, folder)
 
 
-def _from_record(record: records.Record, folder: Path) -> Instance:
+def _from_record(record: records.Record, folder: Path, run: Path | None = None) -> Instance:
     name = folder.name  # the folder is the truth: a rename is one rename(2)
     if name != record["name"]:
         record = {**_renamed(record, f"/{record['name']}/", f"/{name}/"), "name": name}
@@ -90,7 +90,7 @@ def _from_record(record: records.Record, folder: Path) -> Instance:
         volumes=tuple(record.get("volumes", ())),
         spec=record["spec"],
         folder=folder,
-        run=run_of(name),
+        run=(run or paths.run_dir()) / name,
     )
 
 
@@ -126,12 +126,20 @@ def find(word: str) -> Instance:
 
 def every() -> list[Instance]:
     """All instances that exist, oldest first; half-made ones are left out."""
-    found = []
+    return scan()[0]
+
+
+def scan() -> tuple[list[Instance], list[Path]]:
+    """All instances, oldest first, and the folders without a record: one look at the disk for both."""
+    found, bare, run = [], [], paths.run_dir()
     for folder in folders():
-        # A damaged record hides no neighbour: `vmm doctor --repair` puts it aside.
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, BadData, KeyError):
-            found.append(_from_record(records.read(folder / RECORD), folder))
-    return sorted(found, key=lambda one: (one.created_unix_s, one.name))
+        try:
+            found.append(_from_record(records.read(folder / RECORD), folder, run))
+        except (FileNotFoundError, NotADirectoryError):
+            bare.append(folder)
+        except (BadData, KeyError):
+            continue  # it hides no neighbour: `vmm doctor --repair` puts it aside
+    return sorted(found, key=lambda one: (one.created_unix_s, one.name)), bare
 
 
 def folders() -> list[Path]:

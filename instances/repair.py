@@ -13,7 +13,13 @@ from instances import kinds, registry
 
 def sweep() -> list[str]:
     """Remove every half-made and every abandoned instance; what was removed, one line each."""
-    return [said for folder in registry.folders() if (said := _swept(folder))]
+    return sweep_these(*registry.scan())
+
+
+def sweep_these(found: list[registry.Instance], bare: list[Path]) -> list[str]:
+    """The same, after a `registry.scan`: only what may be half made or abandoned is looked at again."""
+    candidates = [*bare, *(instance.folder for instance in found if instance.rm)]
+    return [said for folder in candidates if (said := _swept(folder))]
 
 
 def sweep_one(folder: Path) -> bool:

@@ -361,8 +361,10 @@ def listing() -> list[Row]:
     """Every instance with its derived state; what killed commands left is removed first."""
     from instances import repair
 
-    repair.sweep()
-    return [row(instance) for instance in registry.every()]
+    found, bare = registry.scan()
+    if repair.sweep_these(found, bare):
+        found = registry.every()
+    return [row(instance) for instance in found]
 
 
 def row(instance: Instance) -> Row:
