@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _common(parser)
     _machine(parser.add_argument_group("machines only"))
     _container(parser.add_argument_group("containers only"))
-    parser.add_argument("image", metavar="IMAGE", help="tiny, debian, or an image of the store")
+    parser.add_argument("image", metavar="IMAGE", nargs="?", help="tiny, debian, or an image of the store")
     command_help = "instead of the image's own"
     add = parser.add_argument
     # argparse takes an empty remainder for a missing word
@@ -86,6 +86,7 @@ def _machine(group: argparse._ArgumentGroup) -> None:
     add("--kernel", metavar="FILE", help="cloud, generic, or a kernel file")
     add("--initrd", metavar="FILE", help="an initial RAM disk instead of ours")
     add("--append", metavar="WORDS", help="words for the kernel's command line")
+    add("--from", dest="template", metavar="TEMPLATE", help="start as a clone of a frozen machine; no IMAGE")
     add("--tpm", action="store_true", help="a TPM 2.0 (swtpm)")
     add("--autostart", action="store_true", help="start with the host (libvirt)")
 
@@ -130,9 +131,10 @@ def _container(group: argparse._ArgumentGroup) -> None:
 def request(args: argparse.Namespace) -> requests.RunRequest:
     """The RunRequest of the parsed words; raises Usage and Unsupported."""
     environ = dict(os.environ)
+    image, command = _image_and_command(args)
     made = requests.RunRequest(
-        image=args.image,
-        command=tuple(args.arguments),
+        image=image,
+        command=command,
         kind=args.kind or os.environ.get("VMM_KIND") or CONTAINER,
         name=args.name,
         detach=getattr(args, "detach", False),
@@ -167,6 +169,18 @@ def _keys(text: str | None) -> bytes:
     return keys.parse(text)
 
 
+def _image_and_command(args: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
+    """IMAGE and COMMAND; with --from the template knows its image, and every word is the command's."""
+    words = (*((args.image,) if args.image else ()), *args.arguments)
+    if args.template:
+        from instances import frozen
+
+        return frozen.image_of(args.template), words
+    if not words:
+        raise Usage("no image is named", hint=f"vmm {args.command} tiny echo hi")
+    return words[0], words[1:]
+
+
 def _machine_words(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "driver": args.driver,
@@ -181,6 +195,7 @@ def _machine_words(args: argparse.Namespace) -> dict[str, Any]:
         "kernel": args.kernel,
         "initrd": args.initrd,
         "append": args.append,
+        "template": args.template,
         "tpm": args.tpm,
         "autostart": args.autostart,
     }

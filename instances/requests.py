@@ -66,6 +66,7 @@ class RunRequest(NamedTuple):
     kernel: str | None = None
     initrd: str | None = None
     append: str | None = None
+    template: str | None = None
     tpm: bool = False
     autostart: bool = False
     # containers only
@@ -114,6 +115,7 @@ _MACHINE_ONLY = {
         "--append",
         "a container has no kernel command line; --sysctl sets what is its own, or use --vm",
     ),
+    "template": ("--from", "a container starts as fast as any clone; leave the flag out, or use --vm"),
     "tpm": ("--tpm", "a container has no TPM; --device passes one of the host, or use --vm"),
     "autostart": ("--autostart", "use --restart always for a container, or --vm"),
 }

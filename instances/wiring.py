@@ -39,7 +39,7 @@ def make(request: RunRequest, image: Image, who: Identity) -> registry.Instance:
     else:
         from instances import machine_wiring
 
-        spec = machine_wiring.prepare(request, image, who)
+        spec = _from_template(request, image, who) or machine_wiring.prepare(request, image, who)
     return _instance(request, image, who, spec)
 
 
@@ -51,8 +51,16 @@ def outline(request: RunRequest, image: Image) -> registry.Instance:
     else:
         from instances import machine_wiring
 
-        spec = machine_wiring.outline(request, image, who)
+        spec = _from_template(request, image, who) or machine_wiring.outline(request, image, who)
     return _instance(request, image, who, spec)
+
+
+def _from_template(request: RunRequest, image: Image, who: Identity) -> MachineSpec | None:
+    if not request.template:
+        return None
+    from instances import frozen
+
+    return frozen.spec_from(request, image, who)
 
 
 def _container(request: RunRequest, image: Image, who: Identity) -> ContainerSpec:

@@ -18,3 +18,5 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("VMM_HOME", str(where))
     yield where
     shutil.rmtree(paths.run_dir(where), ignore_errors=True)
+    # the frozen memory of templates lies apart from the home, in memory
+    shutil.rmtree(Path("/dev/shm", f"vmm-{paths.run_dir(where).name}"), ignore_errors=True)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
+import tempfile
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from host import paths
-from host.errors import BadData, Failure, NotFound
+from host import commands, paths
+from host.errors import BadData, Failure, InUse, NotFound, WrongState
 from vmm import launch, templates
+from vmm.qemu_argv import hostfwd
 from vmm.spec import MachineSpec
 from vmm.templates import Template
 
@@ -22,18 +26,26 @@ if TYPE_CHECKING:
     from vmm.monitor import Monitor
     from vmm.qemu_driver import QemuDriver
 
+_RENEW_S = 20.0
+
 
 def boot(
     driver: QemuDriver, accel: str, edges: Edges, dies_with_us: bool, boot_timeout_s: float
 ) -> Boot | None:
     """Start the driver's machine as a clone of its template; None where it must boot for real."""
-    template = _template_for(driver.folder, driver.spec, accel, boot_timeout_s)
+    spec = driver.spec
+    template = _named(spec) if spec.template != "auto" else None
+    template = template or _template_for(driver.folder, spec, accel, boot_timeout_s)
     if template is None:
         return None
     _lay_disk(template, Path(driver.spec.disks[0].path))
     how = launch.here(driver.run, driver.folder, accel, driver.spec.arch)
     how = replace(how, memory_file=str(template.memory), memory_private=True, incoming=True)
-    started = driver.boot(accel, edges, dies_with_us, how)
+    driver.spec = _unpublished(spec)
+    try:
+        started = driver.boot(accel, edges, dies_with_us, how)
+    finally:
+        driver.spec = spec
     started.cloned = True
     assert started.monitor is not None
     try:
@@ -44,6 +56,22 @@ def boot(
         driver.release()
         raise
     return started
+
+
+def _unpublished(spec: MachineSpec) -> MachineSpec:
+    if spec.command_mode:
+        return spec
+    return replace(spec, nics=tuple(replace(nic, forwards=()) for nic in spec.nics))
+
+
+def _named(spec: MachineSpec) -> Template | None:
+    """The template that the user named; what is wrong with it is an error, not a reason to boot."""
+    template = templates.load(paths.home(), spec.template)
+    broken = templates.damage(template)
+    if broken:
+        hint = f"vmm template rm {spec.template}, then vmm template create"
+        raise WrongState("cannot start from the template", spec.template, broken, hint)
+    return template
 
 
 def _load_state(monitor: Monitor, template: Template) -> None:
@@ -62,7 +90,7 @@ def _template_for(folder: Path, spec: MachineSpec, accel: str, boot_timeout_s: f
 
     Only a machine that never ran may: its disk still holds nothing of its own.
     """
-    if spec.template != "auto" or templates.why_not(spec) or (folder / "serial.log").exists():
+    if spec.template != "auto" or templates.why_not_automatic(spec) or (folder / "serial.log").exists():
         return None
     home, disk = paths.home(), Path(spec.disks[0].path)
     key = templates.key(spec, accel, templates.backing(disk))
@@ -114,3 +142,32 @@ def renew(channel: Channel, spec: MachineSpec) -> None:
     channel.reseed()
     channel.set_time()
     channel.identity(hostname=spec.hostname)
+    if (
+        not spec.command_mode
+    ):  # else nothing has run yet, and nothing of the image's was made into an identity
+        channel.put("/etc/machine-id", f"{uuid.uuid4().hex}\n".encode(), 0o444)
+        channel.put("/etc/hostname", f"{spec.hostname}\n".encode())
+        _renew_sshd(channel, spec.hostname)
+        channel.settle(_RENEW_S)
+
+
+def open_to_host(monitor: Monitor, spec: MachineSpec) -> None:
+    """Forward the ports of a clone in system mode: not before its sshd has the clone's own key."""
+    for nic in spec.nics if not spec.command_mode else ():
+        for one in nic.forwards:
+            words = f"hostfwd_add net0 {hostfwd(one.protocol, one.host_ip, one.host, one.guest)}"
+            said = str(monitor.execute("human-monitor-command", {"command-line": words})).strip()
+            if said:
+                raise InUse("cannot publish the port", f"{one.host_ip}:{one.host}", said)
+
+
+def _renew_sshd(channel: Channel, hostname: str) -> None:
+    """A host key of its own, made here, where it takes milliseconds; sshd reads it anew on SIGHUP."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "key")
+        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"root@{hostname}", "-f", str(path)]
+        commands.run(words, "cannot make the machine's host key", timeout_s=30)
+        key, public = path.read_bytes(), path.with_suffix(".pub").read_bytes()
+    channel.put("/etc/ssh/ssh_host_ed25519_key", key, 0o600)
+    channel.put("/etc/ssh/ssh_host_ed25519_key.pub", public)
+    channel.signal_pidfile("/run/sshd.pid", signal.SIGHUP)

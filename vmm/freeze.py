@@ -6,14 +6,17 @@ import contextlib
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from host import commands, paths
 from host.edges import Edges
-from host.errors import DeadlinePassed, Failure, from_os_error
-from vmm import launch, templates
+from host.errors import DeadlinePassed, Failure, InUse, Unsupported, from_os_error
+from host.exec_request import ExecRequest
+from host.stdio import Stdio
+from vmm import forwards, launch, readiness, templates
 from vmm.boot import Boot
 from vmm.monitor import Monitor
 from vmm.qemu_driver import QemuDriver
@@ -22,6 +25,8 @@ from vmm.templates import Template
 
 _SAVE_S = 60.0
 _SETTLE_S = 0.2
+# Every clone is given an ed25519 key of its own; of the other kinds two clones would have the same.
+_FORGET_KEYS = "rm -f /etc/ssh/ssh_host_rsa_key* /etc/ssh/ssh_host_ecdsa_key* /etc/ssh/ssh_host_dsa_key*"
 
 
 def automatic(
@@ -31,14 +36,55 @@ def automatic(
 
     The caller holds the template's lock. Raises Failure where the machine does not boot or memory runs out.
     """
-    began = time.monotonic()
-    folder, memory = _places(home, key)
-    disk = folder / "disk.qcow2"
-    try:
+
+    def prepare(folder: Path) -> MachineSpec:
+        disk = folder / "disk.qcow2"
         shutil.copyfile(pristine, disk)
-        plain = templates.neutral(spec, str(disk))
+        return replace(spec, disks=(replace(spec.disks[0], path=str(disk)),))
+
+    return _made(home, key, key, prepare, accel, "", boot_timeout_s)
+
+
+def named(
+    home: Path,
+    name: str,
+    prepare: Callable[[Path], MachineSpec],
+    image: str,
+    boot_timeout_s: float,
+) -> Template:
+    """A template under a name of the user's: `prepare` makes the machine's files in the template's folder.
+
+    A machine in system mode is frozen when its sshd answers. Raises InUse for a name that is taken,
+    Unsupported for a machine that cannot be frozen.
+    """
+    with templates.locked(home, name):
+        if (templates.root(home) / name / templates.RECORD).exists():
+            raise InUse("cannot make the template", repr(name), "there is one", f"vmm template rm {name}")
+        return _made(home, name, "", prepare, "", image, boot_timeout_s)
+
+
+def _made(
+    home: Path,
+    name: str,
+    key: str,
+    prepare: Callable[[Path], MachineSpec],
+    accel: str,
+    image: str,
+    boot_timeout_s: float,
+) -> Template:
+    from vmm.machine import Machine
+
+    began = time.monotonic()
+    folder, memory = _places(home, name)
+    try:
+        spec = prepare(folder)
+        refused = templates.why_not(spec)
+        if refused:
+            raise Unsupported("cannot freeze this machine", why=refused)
+        plain = templates.neutral(spec, spec.disks[0].path)
+        accel = accel or Machine(folder, folder, spec).accelerator()
         _freeze(home, plain, accel, folder, memory, boot_timeout_s, spec.command)
-        return _finish(home, plain, key, key, folder, memory, began, automatic=True)
+        return _finish(plain, key, folder, memory, image, began)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         memory.unlink(missing_ok=True)
@@ -64,7 +110,7 @@ def _freeze(
     likely: Command,
 ) -> None:
     _reserve(spec.memory_bytes, memory)
-    run = paths.run_dir(home) / f"t.{folder.name[:8]}"
+    run = paths.run_dir(home) / f".t-{folder.name[:8]}"
     driver = QemuDriver(folder, run, spec)
     state = os.open(folder / "state", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
@@ -98,15 +144,29 @@ def _reserve(size_bytes: int, memory: Path) -> None:
 
 def _save(boot: Boot, state: int, boot_timeout_s: float, likely: Command) -> None:
     channel = boot.await_helper(boot_timeout_s)
-    if likely.argv:
+    assert boot.monitor is not None
+    if channel.greeting and channel.greeting.system_mode:
+        _await_sshd(boot.monitor, boot_timeout_s)
+        channel.run(ExecRequest(("/bin/sh", "-c", _FORGET_KEYS)), Stdio())
+    elif likely.argv:
         path = next((word[5:] for word in likely.env if word.startswith("PATH=")), "")
         channel.warm(path, likely.argv[0])
         with contextlib.suppress(Failure):  # a command that is not there will say so itself
             channel.settle(_SAVE_S)
     channel.sync()
     time.sleep(_SETTLE_S)  # work that the kernel put off; a clone should not begin with it
-    assert boot.monitor is not None
     save_state(boot.monitor, state)
+
+
+def _await_sshd(monitor: Monitor, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        told = str(monitor.execute("human-monitor-command", {"command-line": "info usernet"}))
+        port = next((one.host for one in forwards.parse(told) if one.guest == 22), 0)
+        if port and readiness.banner(port, 1.0).startswith(b"SSH-"):
+            return
+        time.sleep(0.05)
+    raise DeadlinePassed("cannot freeze the machine", why=f"its sshd did not answer within {timeout_s:g} s")
 
 
 def save_state(monitor: Monitor, state: int) -> None:
@@ -134,16 +194,7 @@ def save_state(monitor: Monitor, state: int) -> None:
         time.sleep(0.002)
 
 
-def _finish(
-    home: Path,
-    spec: MachineSpec,
-    name: str,
-    key: str,
-    folder: Path,
-    memory: Path,
-    began: float,
-    automatic: bool,
-) -> Template:
+def _finish(spec: MachineSpec, key: str, folder: Path, memory: Path, image: str, began: float) -> Template:
     disk = folder / "disk.qcow2"
     disk.chmod(0o444)
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on,cluster_size=8k"]
@@ -154,12 +205,13 @@ def _finish(
             (folder / leftover).unlink()
     base = Path(templates.backing(disk)[0]).name
     made = Template(
-        name=name,
+        name=folder.name,
         key=key,
         folder=folder,
         memory=memory,
         memory_bytes=spec.memory_bytes,
-        automatic=automatic,
+        automatic=bool(key),
+        image=image,
         image_digest=base.split(".")[0],
         created_unix_s=templates.now_unix_s(),
         took_s=round(time.monotonic() - began, 3),

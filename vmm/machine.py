@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from host.stdio import Stdio
 from vmm import process, records
 from vmm.boot import Boot
 from vmm.channel import Channel, HungUp
-from vmm.spec import KERNEL_BOOTS, MachineSpec, check
+from vmm.spec import KERNEL_BOOTS, Forward, MachineSpec, check
 
 if TYPE_CHECKING:
+    from vmm.launch import Launch
     from vmm.qemu_driver import QemuDriver
 
 _POWEROFF_S = 15.0
@@ -96,6 +98,12 @@ class Machine:
             from vmm import clones
 
             clones.renew(channel, self.spec)
+            assert boot.monitor is not None
+            clones.open_to_host(boot.monitor, self.spec)
+        if self.spec.command_mode and any(nic.kind == "network" for nic in self.spec.nics):
+            from vmm import networking
+
+            channel.put("/etc/resolv.conf", networking.resolv_conf(self.spec, self.folder.name).encode())
         return channel
 
     def accelerator(self) -> str:
@@ -237,6 +245,22 @@ class Machine:
             return status
         return _KILLED if self.spec.command_mode else 0
 
+    def start_from(self, tag: str) -> None:
+        """Start QEMU with stopped processors, load a snapshot with memory into it, and let it go on."""
+        from vmm import snapshots
+
+        how = replace(self._driver.here(self.accelerator()), paused=True)
+        boot = self._driver.boot(how.accel, Edges(), False, how)
+        try:
+            snapshots.load(self, tag)
+            self._driver.resume()
+        except BaseException:
+            self._driver.kill()
+            self._driver.release()
+            raise
+        finally:
+            boot.close()
+
     def pause(self) -> None:
         """Stop the guest's processors."""
         self._driver.pause()
@@ -316,8 +340,76 @@ class Machine:
         }
 
     def explain(self) -> str:
-        """The plan, and what of it runs now."""
-        return self.plan()
+        """The plan, and what of it runs now: processes, threads, cgroup, slow boot phases."""
+        from vmm import explain
+
+        return explain.explain(self)
+
+    def stats(self) -> dict[str, Any]:
+        """What it uses now: cpu_ns, memory_bytes, block bytes ... (`vmm.usage`)."""
+        from vmm import usage
+
+        return usage.stats(self)
+
+    def top(self) -> list[list[str]]:
+        """The processes inside, header first."""
+        from vmm import inside
+
+        return inside.top(self)
+
+    def ports(self) -> list[tuple[str, int, int, str]]:
+        """The published ports: host address, host port, guest port, protocol; QEMU's own list while it
+        runs."""
+        from vmm import forwards
+
+        live = self._driver.pid() is not None and any(nic.kind == "user" for nic in self.spec.nics)
+        asked = [one for nic in self.spec.nics for one in nic.forwards]
+        return [
+            (f.host_ip, f.host, f.guest, f.protocol)
+            for f in (forwards.listed(self._driver) if live else asked)
+        ]
+
+    def here(self) -> Launch:
+        """How a start of it would happen on this host."""
+        return self._driver.here(self.spec.accel if self.spec.accel != "auto" else "tcg")
+
+    # ---- change ----
+
+    def execute(self, command: str, arguments: dict[str, Any] | None = None, timeout_s: float = 5.0) -> Any:
+        """One QMP command that may change the machine; its reply."""
+        return self._driver.execute(command, arguments, timeout_s)
+
+    def lend(self, path: Path) -> None:
+        """Make one of our files QEMU's own, as with the disks of a start."""
+        self._driver.lend(path)
+
+    def update(self, memory_bytes: int | None = None, cpus: float | None = None) -> None:
+        """Change memory and processors of the running machine; raises Unsupported with the way that works."""
+        from vmm import resize
+
+        resize.update(self, memory_bytes, cpus)
+
+    def forward(self, one: Forward) -> None:
+        """Add a port forward to the running machine."""
+        from vmm import forwards
+
+        forwards.add(self._driver, one)
+
+    def unforward(self, one: Forward) -> None:
+        """Take a port forward away from the running machine."""
+        from vmm import forwards
+
+        forwards.remove(self._driver, one)
+
+    def compact(self) -> tuple[int, int]:
+        """Give freed space of the disks back to the host; allocated bytes before and after."""
+        from vmm import compact
+
+        return compact.compact(self)
+
+    def reset(self) -> None:
+        """Press the reset button."""
+        self._driver.reset()
 
     # ---- inside ----
 
@@ -350,6 +442,34 @@ class Machine:
         """Run a command in the running machine through its helper; its exit status."""
         with self.channel() as channel:
             return channel.run(request, stdio)
+
+    def exec_detached(self, request: ExecRequest) -> None:
+        """Start a command in the running machine; returns once it runs."""
+        from vmm import inside
+
+        inside.exec_detached(self, request)
+
+    def copy_in(self, source: Path, target: str) -> None:
+        """Copy a file or a tree of the host into the running machine."""
+        from vmm import inside
+
+        inside.copy_in(self, source, target)
+
+    def copy_out(self, source: str, target: Path) -> None:
+        """Copy a file or a tree out of the running machine."""
+        from vmm import inside
+
+        inside.copy_out(self, source, target)
+
+    def attach(self, stdio: Stdio, detach_keys: bytes = b"", whole: bool = False) -> int:
+        """Join the serial console (system mode), or what the command says from now on (command mode)."""
+        from vmm import console
+
+        if self.spec.command_mode:
+            self.logs(follow=True, tail=None if whole else 0, out_fd=stdio.stdout)
+            return self.wait(10.0)
+        console.attach(self.run_dir / "serial", stdio, detach_keys or console.DETACH_KEYS)
+        return 0
 
 
 def _driver(folder: Path, run: Path, spec: MachineSpec) -> QemuDriver:

@@ -23,7 +23,7 @@ from host import paths, records
 from host.errors import BadData, NotFound
 from vmm import launch
 from vmm.qemu_argv import argv
-from vmm.spec import KERNEL_BOOTS, Command, MachineSpec
+from vmm.spec import KERNEL_BOOTS, Command, Forward, MachineSpec
 
 SCHEMA_VERSION = 1
 RECORD = "template.json"
@@ -41,6 +41,7 @@ class Template(NamedTuple):
     memory: Path
     memory_bytes: int
     automatic: bool
+    image: str
     image_digest: str
     created_unix_s: float
     took_s: float
@@ -79,21 +80,26 @@ def memory_dir(home: Path) -> Path:
 
 def why_not(spec: MachineSpec) -> str:
     """Why no template can serve this machine, or an empty string."""
-    if spec.driver != "qemu":
-        return "templates are the qemu driver's"
-    if not spec.command_mode or spec.boot not in KERNEL_BOOTS:
-        return "only a machine in command mode is frozen by itself"
+    if spec.driver != "qemu" or spec.boot not in KERNEL_BOOTS:
+        return "templates want the qemu driver, and a kernel that QEMU loads"
     if spec.shares:
         return "a shared folder's state lies on the host"
-    if spec.seed or spec.tpm or spec.balloon or spec.display or spec.vmgenid:
+    if spec.tpm or spec.balloon or spec.vmgenid:
         return "a device of it is its own from the first moment"
     if any(nic.kind != "user" for nic in spec.nics):
         return "its network card has an address of its own from the first moment"
     if len(spec.disks) != 1 or spec.disks[0].format != "qcow2":
         return "its disk is no thin layer over the image's"
+    return ""
+
+
+def why_not_automatic(spec: MachineSpec) -> str:
+    """Why `vmm run` makes no template of its own for this machine, or an empty string."""
+    if not spec.command_mode or spec.seed or spec.display:
+        return "only a plain machine in command mode is frozen by itself"
     if spec.memory_bytes > LARGEST_AUTOMATIC_BYTES:
         return "its memory is larger than 1 GiB"
-    return ""
+    return why_not(spec)
 
 
 def neutral(spec: MachineSpec, disk: str) -> MachineSpec:
@@ -106,10 +112,15 @@ def neutral(spec: MachineSpec, disk: str) -> MachineSpec:
         accel="auto",
         command=Command(),
         disks=(replace(spec.disks[0], path=disk),),
-        nics=tuple(replace(nic, forwards=()) for nic in spec.nics),
+        nics=tuple(replace(nic, forwards=_ssh_only(spec)) for nic in spec.nics),
         ephemeral=False,
         template="",
     )
+
+
+def _ssh_only(spec: MachineSpec) -> tuple[Forward, ...]:
+    """In system mode the way by which its sshd is seen; a forward is QEMU's own, no part of the machine."""
+    return () if spec.command_mode else (Forward(host=0, guest=22),)
 
 
 def key(spec: MachineSpec, accel: str, base: tuple[str, int]) -> str:
@@ -162,6 +173,7 @@ def load(home: Path, name: str) -> Template:
         memory=Path(record["memory"]),
         memory_bytes=record["memory_bytes"],
         automatic=record["automatic"],
+        image=record["image"],
         image_digest=record["image_digest"],
         created_unix_s=record["created_unix_s"],
         took_s=record["took_s"],

@@ -1,0 +1,126 @@
+"""vmm template create ls rm inspect: frozen machines from which clones start at once."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from cli import table
+from host import paths
+from host.sizes import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from vmm.templates import Template
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The words of template."""
+    words = parser.add_subparsers(dest="word", required=True, metavar="create|ls|inspect|rm")
+    create = words.add_parser("create", help="boot a machine of an image and freeze it")
+    create.add_argument("name", metavar="NAME")
+    create.add_argument("image", metavar="IMAGE")
+    create.add_argument("arguments", metavar="COMMAND", nargs="*", help="its program is warmed, not run")
+    create.add_argument("-m", "--memory", metavar="SIZE")
+    create.add_argument("--cpus", metavar="N", type=int)
+    create.add_argument("--network", metavar="none|user")
+    create.add_argument("--boot", metavar="MODE", help="direct, pvh or microvm")
+    create.add_argument("--accel", metavar="A", help="auto, kvm or tcg")
+    create.add_argument("--cloud-init", metavar="FILE")
+    create.add_argument("--ssh-key", metavar="FILE", action="append", default=[])
+    listing = words.add_parser("ls", help="list templates; those of `vmm run` itself too")
+    listing.add_argument("-q", "--quiet", action="store_true", help="names only")
+    listing.add_argument("--json", action="store_true", help="one JSON document")
+    inspect = words.add_parser("inspect", help="all that is known of templates")
+    inspect.add_argument("names", metavar="NAME", nargs="+")
+    rm = words.add_parser("rm", help="remove templates; clones that run go on")
+    rm.add_argument("names", metavar="NAME", nargs="*")
+    rm.add_argument("--all", action="store_true", help="every template of this home")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Do the word."""
+    from vmm import templates
+
+    home = paths.home()
+    if args.word == "create":
+        return _create(args)
+    if args.word == "ls":
+        return _ls(args)
+    names = args.names
+    if args.word == "inspect":
+        print(table.document(templates=[_facts(templates.load(home, name)) for name in names]))
+        return 0
+    if args.all:
+        names = [one.name for one in templates.every(home)]
+    for name in names:
+        templates.load(home, name)
+        templates.remove(home, name)
+        print(name)
+    return 0
+
+
+def _create(args: argparse.Namespace) -> int:
+    from instances import frozen
+    from instances.kinds import MACHINE
+    from instances.requests import RunRequest
+
+    request = RunRequest(
+        image=args.image,
+        command=tuple(args.arguments),
+        kind=MACHINE,
+        memory_bytes=parse_bytes(args.memory, "memory size") if args.memory else None,
+        cpus=args.cpus,
+        network=args.network,
+        boot=args.boot,
+        accel=args.accel,
+        cloud_init=args.cloud_init,
+        ssh_keys=tuple(args.ssh_key),
+    )
+    print(frozen.create(args.name, request).name)
+    return 0
+
+
+def _ls(args: argparse.Namespace) -> int:
+    from vmm import templates
+
+    found = templates.every(paths.home())
+    if args.json:
+        print(table.document(templates=[_facts(one) for one in found]))
+    elif args.quiet:
+        table.say("\n".join(one.name for one in found))
+    else:
+        print(table.columns(["NAME", "IMAGE", "MEMORY", "MADE IN", "STATE"], [_row(one) for one in found]))
+    return 0
+
+
+def _row(template: Template) -> list[str]:
+    from vmm import templates
+
+    facts = _facts(template)
+    return [
+        template.name,
+        template.image or f"{template.image_digest[:12]} (vmm run's own)",
+        f"{format_bytes(facts['memory_held_bytes'])} of {format_bytes(template.memory_bytes)}",
+        f"{template.took_s:.1f} s",
+        templates.damage(template) or "ready",
+    ]
+
+
+def _facts(template: Template) -> dict[str, Any]:
+    from vmm import templates
+
+    return {
+        **template._asdict(),
+        "folder": str(template.folder),
+        "memory": str(template.memory),
+        "memory_held_bytes": _held(template.memory),
+        "disk_held_bytes": sum(_held(path) for path in template.folder.iterdir()),
+        "damage": templates.damage(template),
+    }
+
+
+def _held(path: Any) -> int:
+    try:
+        return int(path.stat().st_blocks * 512)
+    except OSError:
+        return 0

@@ -1,0 +1,82 @@
+"""Templates by name, and machines that start from them: requests made into what vmm's templates want."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from host import paths
+from host.errors import Failure, Usage
+from instances import machine_wiring, names, provision
+from vmm import templates
+from vmm.machine import boot_timeout_s
+from vmm.spec import MachineSpec, from_record
+
+if TYPE_CHECKING:
+    from images.store import Image
+    from instances.requests import RunRequest
+    from instances.wiring import Identity
+    from vmm.templates import Template
+
+
+def create(name: str, request: RunRequest) -> Template:
+    """Boot a machine as the request has it, and freeze it under `name`.
+
+    Raises InUse for a name that is taken, Unsupported for a machine that no template can hold.
+    """
+    from vmm import freeze
+
+    names.check(name)
+    image = provision.image(request.image)
+
+    def prepare(folder: Path) -> MachineSpec:
+        return _prepared(request, image, name, folder)
+
+    return freeze.named(paths.home(), name, prepare, request.image, boot_timeout_s())
+
+
+def _prepared(request: RunRequest, image: Image, name: str, folder: Path) -> MachineSpec:
+    return machine_wiring.prepare(request, image, _who(name, folder))
+
+
+def _who(name: str, folder: Path) -> Identity:
+    from instances.wiring import Identity
+
+    return Identity("0" * 64, name, folder, folder)
+
+
+def image_of(name: str) -> str:
+    """The image that a template was made of; raises NotFound, and Failure for one without a name."""
+    image = templates.load(paths.home(), name).image
+    if not image:
+        raise Failure(
+            "cannot start from the template", name, "it belongs to `vmm run` itself", "vmm template ls"
+        )
+    return image
+
+
+def spec_from(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
+    """The machine of a template under a name, with a command and ports of its own."""
+    frozen = from_record(dict(templates.load(paths.home(), request.template or "").spec))
+    if request.memory_bytes not in (None, frozen.memory_bytes):
+        why = f"the template has {frozen.memory_bytes >> 20} MiB"
+        raise Usage("cannot change the memory of a frozen machine", why=why, hint="leave --memory out")
+    own = machine_wiring.outline(request._replace(network=_network(frozen)), image, who)
+    disk = replace(frozen.disks[0], path=str(who.folder / "disk.qcow2"))
+    nics = tuple(replace(nic, forwards=own.nics[0].forwards) for nic in frozen.nics)
+    return replace(
+        frozen,
+        name=own.name,
+        uuid=own.uuid,
+        hostname=own.hostname,
+        command=own.command if frozen.init is None else frozen.command,
+        disks=(disk,),
+        nics=nics,
+        ephemeral=request.rm,
+        template=request.template or "",
+    )
+
+
+def _network(frozen: MachineSpec) -> str:
+    return "user" if frozen.nics else "none"
