@@ -50,6 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--targets", default="", metavar="A,B", help="two targets of one result, paired by block"
     )
+    one.add_argument(
+        "--published", action="store_true", help="beside published tables: ratios, order, slopes"
+    )
     one.add_argument("--margin", type=float, default=0.05, help="what counts as equivalent (0.05: 5 %%)")
     one = words.add_parser("history", help="the medians of several results, oldest first")
     one.add_argument("results", type=Path, nargs="+")
@@ -266,6 +269,8 @@ def _compare(args: argparse.Namespace) -> int:
     for found in loaded:
         for note in found.notes:
             _say(note)
+    if args.published:
+        return _compare_published([one for found in loaded for one in found.samples])
     if args.targets:
         return _compare_targets(args, list(loaded[0].samples))
     if len(loaded) > 2:
@@ -279,6 +284,17 @@ def _compare(args: argparse.Namespace) -> int:
         first, second = list(loaded[0].samples), list(loaded[1].samples)
     verdicts = compare.compared(compare.by_cell(first), compare.by_cell(second), args.margin)
     print(compare.to_table(verdicts, args.margin), end="")
+    return 0
+
+
+def _compare_published(samples: list[Sample]) -> int:
+    from bench import published
+
+    found = published.compared(samples)
+    if not found:
+        raise Usage("nothing to compare", why="these results have no cell that a published table knows",
+                    hint="vmm bench run experiments --quick makes them all")  # fmt: skip
+    print(published.to_text(found))
     return 0
 
 

@@ -117,7 +117,7 @@ def _begun(tmp_path: Path, runs: int = 30) -> tuple[subprocess.Popen[str], Path]
     """A campaign that has written some samples and sleeps through the next."""
     out = tmp_path / "out"
     process = _bench(
-        "run", _plan(tmp_path, runs=runs, median_s=0.05, sleep=true), "--out", out, start_new_session=True
+        "run", _plan(tmp_path, runs=runs, median_s=0.05, sleep=True), "--out", out, start_new_session=True
     )
     until_s = time.monotonic() + 20
     while not (out / "results.jsonl").exists() or (out / "results.jsonl").read_bytes().count(b"\n") < 5:
