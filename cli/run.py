@@ -173,9 +173,7 @@ def _image_and_command(args: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
     """IMAGE and COMMAND; with --from the template knows its image, and every word is the command's."""
     words = (*((args.image,) if args.image else ()), *args.arguments)
     if args.template:
-        from instances import frozen
-
-        return frozen.image_of(args.template), words
+        return "", words
     if not words:
         raise Usage("no image is named", hint=f"vmm {args.command} tiny echo hi")
     return words[0], words[1:]
@@ -279,6 +277,10 @@ def main(args: argparse.Namespace) -> int:
     from instances import runs
 
     wanted = request(args)
+    if wanted.template:
+        from instances import frozen
+
+        wanted = wanted._replace(image=frozen.image_of(wanted.template))
     if args.dry_run:
         print(runs.plan(wanted))
         return 0
