@@ -85,6 +85,12 @@ def classify(text: str) -> Diagnosis | None:
     return None
 
 
+def _cause(text: str, found: Diagnosis | None) -> str:
+    """The line of the console that shows the trouble: a panic's trace may have pushed it out of sight."""
+    lines = text.splitlines() if found else []
+    return next((line for line in lines if found and re.search(found.pattern, line)), "")
+
+
 def tail(path: Path, size_bytes: int = _TAIL_BYTES) -> str:
     """The end of a log as text without terminal escapes; empty where there is none."""
     try:
@@ -112,7 +118,7 @@ def ended(name: str, folder: Path, exit_status: int | None) -> Failure:
     words = [found.sentence if found else f"{how} before the guest was up"]
     words += [said] if said else []
     hint = found.hint if found else _hint_of_qemu(said)
-    return Failure("the machine did not start", name, _told(words, console), hint)
+    return Failure("the machine did not start", name, _told(words, console, found), hint)
 
 
 def _hint_of_qemu(said: str) -> str:
@@ -137,10 +143,12 @@ def late(name: str, folder: Path, waited_for: str, timeout_s: float) -> Deadline
         if found
         else "VMM_BOOT_TIMEOUT_S=120 waits longer; --append loglevel=7 lets the kernel talk"
     )
-    return DeadlinePassed("the machine did not come up", name, _told(words, console), hint)
+    return DeadlinePassed("the machine did not come up", name, _told(words, console, found), hint)
 
 
-def _told(words: list[str], console: str) -> str:
+def _told(words: list[str], console: str, found: Diagnosis | None) -> str:
     shown = last_lines(console)
+    cause = _cause(console, found)
+    words = [*words, cause] if cause and cause not in shown else words
     end = ["the end of its serial console:", shown] if shown else ["its serial console is silent"]
     return "\n".join([*words, *end])

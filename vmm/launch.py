@@ -26,6 +26,7 @@ class Launch:
     qemu: str = "qemu-system-x86_64"
     fds: tuple[tuple[str, int], ...] = ()
     incoming: bool = False
+    paused: bool = False
     memory_file: str = ""
     memory_private: bool = False
     bridges: tuple[tuple[str, str, str], ...] = field(default=())

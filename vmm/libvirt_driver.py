@@ -14,6 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import libvirt
 from host import commands, paths
 from host.edges import Edges
 from host.errors import Failure, HostUnfit, Unsupported, WrongState
-from vmm import confine, domain_xml, launch, process
+from vmm import confine, domain_xml, launch, networking, process
 from vmm.boot import Boot
 from vmm.launch import Launch
 from vmm.qemu_driver import QemuDriver
@@ -126,12 +127,14 @@ class LibvirtDriver(QemuDriver):
         self._clear_sockets(who)
         how = how or launch.here(self.run, self.folder, accel, self.spec.arch)
         owner = f"+{who.uid}:+{who.gid}" if who.uid is not None else ""
-        text = domain_xml.xml(self.spec, how, self.domain_name, owner)
+        joined = networking.join(self.spec, self.folder.name, taps=False)
+        how = replace(how, bridges=joined.bridges)
+        text = domain_xml.xml(joined.spec, how, self.domain_name, owner)
         self._link = link = connection()  # kept: an auto-destroyed domain goes with it
         self._destroy_stray(link)
         edges.mark("t2")
         try:
-            domain = _created(link, text, dies_with_us)
+            domain = _created(link, text, dies_with_us, how.paused)
             edges.mark("t3")
         except libvirt.libvirtError as error:
             self._log(error)
@@ -203,6 +206,10 @@ class LibvirtDriver(QemuDriver):
             raise Failure(f"QEMU refused {command} of", self.folder.name, reply["error"].get("desc", ""))
         return reply["return"]
 
+    def lend(self, path: Path) -> None:
+        """Make a file QEMU's own."""
+        self._user("tcg").give(path)
+
     def netdev(self, number: int) -> str:
         """libvirt's name of a network card's backend."""
         return f"hostnet{number}"
@@ -267,12 +274,13 @@ def _qemu_user() -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
-def _created(link: libvirt.virConnect, text: str, dies_with_us: bool) -> libvirt.virDomain:
+def _created(link: libvirt.virConnect, text: str, dies_with_us: bool, paused: bool) -> libvirt.virDomain:
+    stopped = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
     if dies_with_us:
         # The domain goes with this connection, and the connection with us.
-        return link.createXML(text, libvirt.VIR_DOMAIN_START_AUTODESTROY)
+        return link.createXML(text, libvirt.VIR_DOMAIN_START_AUTODESTROY | stopped)
     domain = link.defineXML(text)
-    domain.create()
+    domain.createWithFlags(stopped)
     return domain
 
 

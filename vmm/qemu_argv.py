@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from vmm.kernel_line import kernel_line
 from vmm.launch import CHANNELS, Launch
 from vmm.spec import KERNEL_BOOTS, Disk, MachineSpec, Nic, Share
@@ -32,6 +34,7 @@ def argv(spec: MachineSpec, launch: Launch) -> list[str]:
         *_all_shares(spec, launch),
         *_extras(spec, launch),
         *(("-incoming", "defer") if launch.incoming else ()),
+        *(("-S",) if launch.paused else ()),
     ]
 
 
@@ -247,3 +250,14 @@ def _extras(spec: MachineSpec, launch: Launch) -> list[str]:
         words += ["-chardev", f"socket,id=tpm,path={escape(launch.run)}/tpm"]
         words += ["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]
     return words
+
+
+def joined(words: list[str]) -> list[str]:
+    """One option and its value a line."""
+    lines: list[str] = []
+    for word in words:
+        if lines and not word.startswith("-") and lines[-1].startswith("-") and " " not in lines[-1]:
+            lines[-1] += f" {shlex.quote(word)}"
+        else:
+            lines.append(shlex.quote(word))
+    return lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import signal
 import socket
 from collections.abc import Iterator
@@ -15,11 +14,11 @@ from typing import Any
 from host import paths
 from host.edges import Edges
 from host.errors import HostUnfit, WrongState
-from vmm import confine, launch, monitor, process
+from vmm import confine, launch, monitor, networking, process
 from vmm.boot import Boot
 from vmm.launch import Launch
 from vmm.monitor import Monitor
-from vmm.qemu_argv import argv
+from vmm.qemu_argv import argv, joined
 from vmm.spec import MachineSpec
 
 _GREETING_S = 20.0
@@ -39,7 +38,7 @@ class QemuDriver:
     def plan(self, accel: str) -> str:
         """The command line that starts this machine, as a shell would take it."""
         words = argv(self.spec, launch.here(self.run, self.folder, accel, self.spec.arch))
-        return " \\\n  ".join(_joined(words))
+        return " \\\n  ".join(joined(words))
 
     # ---- start ----
 
@@ -57,14 +56,17 @@ class QemuDriver:
             who.give(Path(how.memory_file))
         names = [name for name in self._sockets()]
         listeners = process.listen(self.run, names)
+        joined = networking.Joined(self.spec)
         try:
+            joined = networking.join(self.spec, self.folder.name, taps=True)
             how = how or launch.here(self.run, self.folder, accel, self.spec.arch)
-            inherited = (*how.fds, *((name, one.fileno()) for name, one in listeners.items()))
-            words = argv(self.spec, replace(how, fds=inherited))
+            inherited = (*how.fds, *joined.fds, *((name, one.fileno()) for name, one in listeners.items()))
+            words = argv(joined.spec, replace(how, fds=inherited))
             clients = {name: process.call(self.run / name) for name in ("ctl", "serial", "guest")}
             edges.mark("t2")
             pid = self._spawn([*who.prefix(dies_with_us), *words], [fd for _, fd in inherited])
         finally:
+            joined.close()
             for one in listeners.values():
                 one.close()
         return self._watched(pid, clients, edges)
@@ -173,6 +175,14 @@ class QemuDriver:
         """One line to the human monitor: for what QMP 7.2 has no command, such as port forwards."""
         return str(self.execute("human-monitor-command", {"command-line": line})).strip()
 
+    def here(self, accel: str) -> Launch:
+        """The launch of this machine on this host."""
+        return launch.here(self.run, self.folder, accel, self.spec.arch)
+
+    def lend(self, path: Path) -> None:
+        """Make a file QEMU's own."""
+        confine.confinement(self._needs(), False).give(path)
+
     def netdev(self, number: int) -> str:
         """QEMU's name of a network card's backend."""
         return f"net{number}"
@@ -207,23 +217,13 @@ class QemuDriver:
         """Remove what the driver keeps beyond a run."""
 
     def release(self) -> None:
-        """Remove what dies with a run: sockets, pid file, cgroup."""
+        """Remove what dies with a run: sockets, pid file, cgroup, places on networks."""
         from host.linux.cgroup import Cgroup
 
+        networking.leave(self.spec, self.folder.name)
         with contextlib.suppress(FileNotFoundError):
             for path in self.run.iterdir():
                 path.unlink()
             self.run.rmdir()
         with contextlib.suppress(OSError):
             Cgroup(self.cgroup_name).remove()
-
-
-def _joined(words: list[str]) -> list[str]:
-    """One option and its value a line."""
-    lines: list[str] = []
-    for word in words:
-        if lines and not word.startswith("-") and lines[-1].startswith("-") and " " not in lines[-1]:
-            lines[-1] += f" {shlex.quote(word)}"
-        else:
-            lines.append(shlex.quote(word))
-    return lines

@@ -122,5 +122,14 @@ OTHER: dict[str, tuple[MachineSpec, Any]] = {
     "cloneable": (DIRECT, True),
 }
 # Fields that say who starts the machine and what is done with it afterwards; no QEMU option is made of them.
-NO_OPTION = {"template","driver", "accel", "command", "ephemeral", "template", "autostart", "ssh_key", "ssh_user"}
+NO_OPTION = {
+    "template",
+    "driver",
+    "accel",
+    "command",
+    "ephemeral",
+    "autostart",
+    "ssh_key",
+    "ssh_user",
+}
 ALL = {field.name for field in fields(MachineSpec)}

@@ -1,0 +1,212 @@
+"""Snapshots inside a machine's own qcow2 disks, with or without its memory; the UEFI variables go along.
+
+One mechanism for both drivers and every firmware: internal snapshots leave no chain behind, so that
+deleting one is deleting it. QEMU's HMP savevm refuses machines whose variables lie in raw pflash; the QMP
+jobs snapshot-save and snapshot-load take the list of disks, and we copy the variables file beside them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from host import commands
+from host.errors import (
+    CommandFailed,
+    DeadlinePassed,
+    Failure,
+    InUse,
+    NotFound,
+    Unsupported,
+    Usage,
+    WrongState,
+)
+
+if TYPE_CHECKING:
+    from vmm.machine import Machine
+
+_TAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
+JOB_S = 600.0
+
+
+class Snapshot(NamedTuple):
+    """One snapshot: `memory_bytes` is 0 where only the disks were kept."""
+
+    tag: str
+    memory_bytes: int
+    unix_s: float
+
+
+def listed(machine: Machine) -> list[Snapshot]:
+    """The snapshots of the machine's first disk, oldest first."""
+    disks = _disks(machine)
+    if not disks:
+        return []
+    words = ("qemu-img", "info", "--output=json", "--force-share", disks[0])
+    told = json.loads(commands.run(words, "cannot list the snapshots", timeout_s=30))
+    found = [
+        Snapshot(one["name"], one["vm-state-size"], one["date-sec"]) for one in told.get("snapshots", [])
+    ]
+    return sorted(found, key=lambda one: one.unix_s)
+
+
+def create(machine: Machine, tag: str, memory: bool) -> None:
+    """Keep the disks (and the memory, of a running machine) under a name.
+
+    Raises InUse for a name that is taken, Unsupported for disks that cannot hold one, WrongState for the
+    memory of a machine that does not run.
+    """
+    if not _TAG.fullmatch(tag):
+        raise Usage("cannot name the snapshot", repr(tag), "letters, digits, _ . - only, 63 at most")
+    if any(one.tag == tag for one in listed(machine)):
+        raise InUse("cannot take the snapshot", repr(tag), f"{machine.folder.name} has one of that name")
+    running = machine.pid() is not None
+    if memory and not running:
+        raise WrongState(
+            "cannot keep the memory of", machine.folder.name, "it does not run", "leave --memory out"
+        )
+    _keep_vars(machine, tag)
+    try:
+        _create(machine, tag, memory, running)
+    except BaseException:
+        _drop_vars(machine, tag)
+        raise
+
+
+def _create(machine: Machine, tag: str, memory: bool, running: bool) -> None:
+    if memory:
+        nodes = live_nodes(machine)
+        _job(machine, "snapshot-save", {"tag": tag, "vmstate": nodes[0], "devices": nodes})
+    elif running:
+        actions = [_action("blockdev-snapshot-internal-sync", node, tag) for node in _live_devices(machine)]
+        machine.execute("transaction", {"actions": actions}, 60.0)
+    else:
+        for disk in _writable(machine):
+            commands.run(("qemu-img", "snapshot", "-c", tag, disk), "cannot take the snapshot", timeout_s=60)
+
+
+def _action(kind: str, device: str, tag: str) -> dict[str, Any]:
+    return {"type": kind, "data": {"device": device, "name": tag}}
+
+
+def restore(machine: Machine, tag: str) -> None:
+    """Go back to a snapshot; with memory the machine runs on from there, without it stays as it is, stopped.
+
+    Raises NotFound, and WrongState where a disk-only snapshot would be pulled from under a running guest.
+    """
+    found = _find(machine, tag)
+    if machine.pid() is None:
+        if found.memory_bytes:
+            _put_vars_back(machine, tag)
+            machine.start_from(tag)
+            return
+        for disk in _writable(machine):
+            commands.run(
+                ("qemu-img", "snapshot", "-a", tag, disk), "cannot restore the snapshot", timeout_s=60
+            )
+    elif found.memory_bytes:
+        load(machine, tag)
+    else:
+        name = machine.folder.name
+        why = "a running guest would not know that its disk went back"
+        raise WrongState(f"cannot restore the disks {tag!r} of", name, why, f"vmm stop {name} first")
+    _put_vars_back(machine, tag)
+
+
+def load(machine: Machine, tag: str) -> None:
+    """Load disks and memory into the machine's QEMU."""
+    nodes = live_nodes(machine)
+    _job(machine, "snapshot-load", {"tag": tag, "vmstate": nodes[0], "devices": nodes})
+
+
+def delete(machine: Machine, tag: str) -> None:
+    """Remove a snapshot; its clusters are free for the guest again."""
+    _find(machine, tag)
+    if machine.pid() is not None:
+        _job(machine, "snapshot-delete", {"tag": tag, "devices": live_nodes(machine)})
+    else:
+        for disk in _writable(machine):
+            commands.run(
+                ("qemu-img", "snapshot", "-d", tag, disk), "cannot remove the snapshot", timeout_s=60
+            )
+    _drop_vars(machine, tag)
+
+
+def _find(machine: Machine, tag: str) -> Snapshot:
+    for one in listed(machine):
+        if one.tag == tag:
+            return one
+    name = machine.folder.name
+    raise NotFound("no snapshot", repr(tag), f"{name} has none of that name", f"vmm snapshot ls {name}")
+
+
+def _job(machine: Machine, command: str, arguments: dict[str, Any]) -> None:
+    job = f"{command}-{arguments['tag']}"
+    machine.execute(command, {"job-id": job, **arguments})
+    deadline = time.monotonic() + JOB_S
+    while True:
+        found = [one for one in machine.execute("query-jobs") if one["id"] == job]
+        if not found or found[0]["status"] == "concluded":
+            break
+        if time.monotonic() > deadline:
+            raise DeadlinePassed(f"{command} of", machine.folder.name, f"not done after {JOB_S:g} s")
+        time.sleep(0.02)
+    if found:
+        with contextlib.suppress(Failure):
+            machine.execute("job-dismiss", {"id": job})
+        if found[0].get("error"):
+            raise CommandFailed(f"{command} of {machine.folder.name} failed", [command], 1, found[0]["error"])
+
+
+def _disks(machine: Machine) -> list[str]:
+    return [disk.path for disk in machine.spec.disks if disk.format == "qcow2" and not disk.read_only]
+
+
+def _writable(machine: Machine) -> list[str]:
+    disks = _disks(machine)
+    other = [d.path for d in machine.spec.disks if d.format != "qcow2" and not d.read_only and not d.cdrom]
+    if other or not disks:
+        why = f"{(other or ['none'])[0]} is no qcow2"
+        hint = "vmm image convert makes one; or clone it as a whole"
+        raise Unsupported("no snapshots for the disks of", machine.folder.name, why, hint)
+    return disks
+
+
+def _inserted(machine: Machine) -> list[dict[str, Any]]:
+    _writable(machine)
+    found = machine.execute("query-block")
+    return [
+        one for one in found if one.get("inserted", {}).get("drv") == "qcow2" and not one["inserted"]["ro"]
+    ]
+
+
+def live_nodes(machine: Machine) -> list[str]:
+    """QEMU's node names of the writable qcow2 disks: each driver names them its own way."""
+    return [str(one["inserted"]["node-name"]) for one in _inserted(machine)]
+
+
+def _live_devices(machine: Machine) -> list[str]:
+    return [str(one["inserted"]["node-name"]) for one in _inserted(machine)]
+
+
+def _vars_copy(machine: Machine, tag: str) -> Path:
+    return machine.folder / f"vars-{tag}.fd"
+
+
+def _keep_vars(machine: Machine, tag: str) -> None:
+    if machine.spec.firmware_vars:
+        shutil.copyfile(machine.spec.firmware_vars, _vars_copy(machine, tag))
+
+
+def _put_vars_back(machine: Machine, tag: str) -> None:
+    if machine.spec.firmware_vars and _vars_copy(machine, tag).exists():
+        shutil.copyfile(_vars_copy(machine, tag), machine.spec.firmware_vars)
+
+
+def _drop_vars(machine: Machine, tag: str) -> None:
+    _vars_copy(machine, tag).unlink(missing_ok=True)
