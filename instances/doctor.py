@@ -193,8 +193,15 @@ def _kvm() -> str:
 
     found = accelerator.closed() or accelerator.recorded(paths.home()) or accelerator.probe()
     if not found.works:
-        raise _no(found.reason, "nothing to do: machines use tcg; --accel kvm insists")
-    return found.reason
+        raise _no(
+            _without_name(found.reason),
+            "machines use tcg meanwhile; --accel kvm insists and shows QEMU's words",
+        )
+    return _without_name(found.reason)
+
+
+def _without_name(reason: str) -> str:
+    return reason.removeprefix("kvm: ")
 
 
 def _libvirt() -> str:
@@ -247,6 +254,6 @@ def daemons() -> list[dict[str, object]]:
             program = os.path.basename(words[0])
             if program in ("dnsmasq", "virtlogd", "libvirtd") and any(run in word for word in words):
                 found.append({"program": program, "pid": int(entry.name)})
-            elif "containers.supervisor" in " ".join(words[:4]):
+            elif "containers.supervisor" in words and run in words:
                 found.append({"program": "supervisor of containers", "pid": int(entry.name)})
     return found
