@@ -22,10 +22,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     subs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _configure_looking(subs)
     _configure_changing(subs)
-    from cli import image_build, image_move, image_registry
+    from cli import image_build, image_convert, image_move, image_registry
 
     image_build.configure(subs)
     image_move.configure(subs)
+    image_convert.configure(subs)
     image_registry.configure(subs)
 
 

@@ -74,20 +74,36 @@ def _make_base(store: Store, image: Image, path: Path, disk_format: str) -> None
         made.rename(path)
 
 
-def make_ext4(root: Path, path: Path, size_bytes: int, seed: str) -> None:
+def make_ext4(root: Path, path: Path, size_bytes: int, seed: str, offset_bytes: int = 0) -> None:
     """Write an ext4 of `size_bytes` that holds the tree; the same tree and seed give the same file system.
 
-    Source: mke2fs(8); `-d` copies a directory without mounting anything.
+    With an offset it goes into a partition of a disk that is there. Source: mke2fs(8); `-d` copies a
+    directory without mounting anything.
     """
-    with path.open("wb") as file:
-        file.truncate(size_bytes)
-    uuid = _uuid(seed)
+    if not offset_bytes:
+        with path.open("wb") as file:
+            file.truncate(size_bytes)
+    uuid = uuid_of(seed)
     # Zeroed tables cost real bytes; the guest's kernel may leave them for ever (`nodiscard`: the file is
     # sparse).
-    extended = f"lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0,hash_seed={uuid}"
+    place = f"offset={offset_bytes}," if offset_bytes else ""
+    extended = f"{place}lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0,hash_seed={uuid}"
     features = "^metadata_csum_seed,^orphan_file" if _knows_orphan_file() else "^metadata_csum_seed"
     argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-U", uuid, "-m", "0", "-b", str(_BLOCK_BYTES)]
-    argv += ["-I", "256", "-J", "size=16", "-O", features, "-E", extended, "-d", str(root), str(path)]
+    argv += [
+        "-I",
+        "256",
+        "-J",
+        "size=16",
+        "-O",
+        features,
+        "-E",
+        extended,
+        "-d",
+        str(root),
+        str(path),
+        f"{size_bytes // 1024}k",
+    ]
     commands.run(argv, "cannot make the file system", env={**os.environ, **_fixed_time()})
 
 
@@ -103,7 +119,8 @@ def _fixed_time() -> dict[str, str]:
     return {"E2FSPROGS_FAKE_TIME": told} if told.isdigit() else {}
 
 
-def _uuid(seed: str) -> str:
+def uuid_of(seed: str) -> str:
+    """A UUID that is the same for the same seed."""
     import hashlib
     import uuid
 
@@ -186,7 +203,7 @@ def _create_overlay(base_disk: Path, path: Path, base_format: str, size_bytes: i
 
 
 def _copy_of_empty(base_disk: Path, path: Path) -> Path:
-    """The empty overlay of a base is made once and copied: two calls of qemu-img less on the way of a start."""
+    """The empty overlay of a base is made once and copied: two calls of qemu-img less in a start."""
     empty = base_disk.with_name(f".{base_disk.name}.empty")
     try:
         made = empty.read_bytes()

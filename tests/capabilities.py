@@ -100,6 +100,7 @@ _REASONS: dict[str, Callable[[], str]] = {
     "docker": _program("dockerd", "docker", "containerd"),
     "docker-registry": _program("docker-registry"),
     "skopeo": _program("skopeo"),
+    "syslinux": _program("syslinux", "sgdisk", "mcopy", "mkfs.vfat"),
     "umoci": _program("umoci"),
     "runc": _program("runc"),
     "crun": _program("crun"),
