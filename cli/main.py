@@ -54,11 +54,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "console": ("cli.console", "the serial console of a machine"),
         "screenshot": ("cli.screenshot", "a picture of a machine's screen"),
         "cp": ("cli.copying", "copy files in and out"),
-        "diff": ("cli.diff", "files that a container has changed"),
+        "diff": ("cli.commit", "files that a container has changed"),
     },
     "Keep": {
         "commit": ("cli.commit", "make an image of a container"),
-        "export": ("cli.export", "write an instance to one file"),
+        "export": ("cli.commit", "write an instance to one file"),
         "snapshot": ("cli.snapshot", "states of an instance to return to"),
         "template": ("cli.template", "frozen machines from which clones start at once"),
         "compact": ("cli.machine", "give a machine's freed disk space back"),

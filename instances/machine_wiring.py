@@ -52,9 +52,9 @@ def outline(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
 
 def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files) -> MachineSpec:
     """The MachineSpec that the request and the image's own configuration ask for together."""
-    argv = argv_of(request, image.config)
+    argv = _own_disk_argv(request, image) if image.disk else argv_of(request, image.config)
     init = argv[0] if argv[0] in INITS else None
-    boot = request.boot or _default_boot(request, init)
+    boot = request.boot or ("bios" if image.disk else _default_boot(request, init))
     hostname = request.hostname or who.name.replace("_", "-").replace(".", "-")
     return MachineSpec(
         name=who.name,
@@ -81,8 +81,16 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
         tpm=request.tpm,
         autostart=request.autostart,
         ephemeral=request.rm,
-        template=_template(request),
+        template="" if image.disk else _template(request),
     )
+
+
+def _own_disk_argv(request: RunRequest, image: Image) -> tuple[str, ...]:
+    """A disk that was imported starts its own kernel and init by its own boot loader."""
+    if request.command or request.entrypoint:
+        hint = "start it without a command (-d), then vmm exec or ssh"
+        raise Unsupported("cannot run a command in", image.name, "it is a disk, which boots itself", hint)
+    return ("/sbin/init",)
 
 
 def _template(request: RunRequest) -> str:

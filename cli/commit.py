@@ -1,0 +1,122 @@
+"""vmm commit, diff, export: what an instance has become, as an image, a list, or one file."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli import table
+from host.errors import Unsupported
+from instances import kinds, registry
+
+if TYPE_CHECKING:
+    from images.store import Store
+    from instances.registry import Instance
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The flags of the three."""
+    command = parser.get_default("command")
+    parser.add_argument("name", metavar="NAME")
+    if command == "commit":
+        parser.add_argument("image", metavar="IMAGE[:TAG]")
+        parser.add_argument("-m", "--message", default="", help="a comment for the history")
+        parser.add_argument("-a", "--author", default="", help="who did it")
+        help = "as in a Dockerfile"
+        parser.add_argument("-c", "--change", metavar="LINE", action="append", default=[], help=help)
+    elif command == "diff":
+        parser.add_argument("--json", action="store_true", help="one JSON document")
+    else:
+        parser.add_argument("-o", "--output", metavar="FILE", help="else stdout")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command."""
+    instance = registry.find(args.name)
+    return {"commit": _commit, "diff": _diff, "export": _export}[args.command](args, instance)
+
+
+def _commit(args: argparse.Namespace, instance: Instance) -> int:
+    from images import commit, reference
+
+    if instance.kind == kinds.MACHINE:
+        hint = f"vmm export {instance.name} -o FILE writes its disk; vmm image import takes it"
+        raise Unsupported("cannot commit a machine", instance.name, "a disk is no stack of layers", hint)
+    reference.parse(args.image)
+    store = _store()
+    base = store.resolve(instance.image_digest)
+    with _still(instance):
+        image = commit.commit(
+            store, base, instance.folder / "upper", args.image, args.message, args.author, args.change
+        )
+    print(image.digest)
+    return 0
+
+
+def _diff(args: argparse.Namespace, instance: Instance) -> int:
+    from images import commit
+
+    if instance.kind == kinds.MACHINE:
+        raise Unsupported(
+            "cannot compare a machine", instance.name, "its disk is opaque", "vmm export, or vmm cp"
+        )
+    store = _store()
+    lowers = store.lower_dirs(store.resolve(instance.image_digest))
+    changes = commit.diff(instance.folder / "upper", lowers)
+    if args.json:
+        words = {"A": "added", "C": "changed", "D": "deleted"}
+        print(table.document(changes=[{"path": path, "change": words[kind]} for kind, path in changes]))
+    else:
+        table.say("\n".join(f"{kind} {path}" for kind, path in changes))
+    return 0
+
+
+def _export(args: argparse.Namespace, instance: Instance) -> int:
+    if instance.kind == kinds.MACHINE:
+        return _export_disk(args, instance)
+    from cli.image_move import writing
+    from images import rootfs
+
+    store = _store()
+    lowers = store.lower_dirs(store.resolve(instance.image_digest))
+    with writing(args.output) as sink, _still(instance):
+        rootfs.export((instance.folder / "upper", *lowers), sink)
+    return 0
+
+
+def _export_disk(args: argparse.Namespace, instance: Instance) -> int:
+    """A machine's disk with all that it stands on, as one qcow2; it must stand still, or it would be torn."""
+    from host.errors import Usage, WrongState
+    from images import disks
+
+    if not args.output:
+        raise Usage("cannot write a disk to stdout", hint="-o FILE")
+    state = kinds.backend(instance).state()
+    if state in kinds.RUNNING:
+        raise WrongState("cannot export", instance.name, f"it is {state}", f"vmm stop {instance.name}")
+    found = sorted(instance.folder.glob("disk.*"))
+    disks.convert(found[0], Path(args.output), "qcow2", source_format=found[0].suffix.removeprefix("."))
+    return 0
+
+
+@contextlib.contextmanager
+def _still(instance: Instance) -> Iterator[None]:
+    """Pause a running container meanwhile, so that no file changes while it is read (docker does so, too)."""
+    backend = kinds.backend(instance)
+    if backend.state() != "running":
+        yield
+        return
+    backend.pause()
+    try:
+        yield
+    finally:
+        backend.resume()
+
+
+def _store() -> Store:
+    from instances import provision
+
+    return provision.store()
