@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from containers import launch, mounts, plan, privileges, rootfs, runtime, seccomp, users
 from containers.mounts import HELPER
 from containers.plan import Plan
-from containers.spec import ContainerSpec, check
+from containers.spec import DEFAULT_CAPABILITIES, ContainerSpec, check
 from host import paths
 from host.edges import Edges
 from host.errors import HostUnfit, WrongState
@@ -92,7 +92,7 @@ class Container:
 
         who = made.identity
         mask = made.capabilities & (2 << privileges.last_capability()) - 1
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and not set(names(mask)) <= set(DEFAULT_CAPABILITIES):
             mask = self._grantable(mask)
         profile = "unconfined" if self.spec.privileged else self.spec.seccomp
         program = seccomp.program(profile, frozenset(names(made.capabilities)), self.home / "cache")
@@ -112,7 +112,7 @@ class Container:
         return mask & ~missing
 
     def make_folders(self) -> None:
-        """The three directories of the overlay, without what the last run left of a volatile one.
+        """The two directories of the overlay, without what the last run left of a volatile one.
 
         overlayfs.rst, volatile mount: the kernel refuses a layer that a crash may have torn. Ours are those
         of containers that ended in order, or that the user starts again knowingly.
@@ -125,11 +125,22 @@ class Container:
             runtime.remove_tree(f"{self.folder}/work")
         except OSError:
             pass
-        for name in ("upper", "work", "merged"):
+        for name in ("upper", "work"):
             try:
                 os.mkdir(self.folder / name, 0o755)
             except FileExistsError:
                 pass
+        self._give_volumes()
+
+    def _give_volumes(self) -> None:
+        """`:U`: the source and all below it belong to the container's user before it starts."""
+        given = [one for one in self.spec.mounts if one.own]
+        if given:
+            from containers import owning
+
+            who = self.facts().identity
+            for mount in given:
+                owning.give(mount.source, who.uid, who.gid)
 
     def make_etc(self) -> None:
         """The files of /etc for a container that has names to resolve."""
@@ -158,6 +169,7 @@ class Container:
 
     def clean(self) -> None:
         """Give back what a run took: the network's lease, the cgroup, the run directory's pid."""
+        self._note_oom()
         try:
             if self.networked():
                 from containers import networking
@@ -166,6 +178,20 @@ class Container:
         finally:
             self.cgroup().remove()
             runtime.reap(self.run_dir)
+
+    def _note_oom(self) -> None:
+        """Keep from the cgroup, before it goes, whether the kernel killed for want of memory."""
+        if self.spec.limits.memory_bytes is not None and self.cgroup().stats().get("oom_kills"):
+            try:
+                (self.run_dir / "oom").touch()
+            except FileNotFoundError:
+                pass
+
+    def oom_killed(self) -> bool:
+        """Whether a process was killed, in this run or the last, since the memory limit was used up."""
+        if (self.run_dir / "oom").exists():
+            return True
+        return self.spec.limits.memory_bytes is not None and bool(self.cgroup().stats().get("oom_kills"))
 
     def run(self, stdio: Stdio, edges: Edges) -> int:
         """Start in the foreground, pass stdio and signals, and return the command's status; nothing runs on.
@@ -259,7 +285,7 @@ class Container:
         runtime.forget(self.run_dir)
 
     def _remove_layer(self) -> None:
-        paths = [str(self.folder / name) for name in ("upper", "work", "merged")]
+        paths = [str(self.folder / name) for name in ("upper", "work")]
         try:
             _remove_trees(paths)
         except PermissionError:
@@ -338,6 +364,7 @@ class Container:
         return {
             "state": self.state(),
             "status": self.status(),
+            "oom_killed": self.oom_killed(),
             "pid": init.pid if init else None,
             "cgroup": self.cgroup().directories(),
         }

@@ -94,11 +94,16 @@ def summon_supervisor(home: Path, base: Path) -> None:
     except OSError:
         pass  # no FIFO, nobody behind it, or full of rings: the lock tells
     try:
-        with records.lock(base / "supervisor.lock", wait_s=0):
-            pass
+        with records.lock(base / "supervisor.lock", wait_s=0) as lock:
+            _spawn_supervisor(home, base, lock)
     except DeadlinePassed:
-        return  # it lives; on its way out it looks once more after letting go of the lock
-    argv = [sys.executable, "-m", "containers.supervisor", str(home), str(base)]
+        pass  # it lives; on its way out it looks once more after letting go of the lock
+
+
+def _spawn_supervisor(home: Path, base: Path, lock: int) -> None:
+    """The child inherits the lock held already (flock(2) belongs to the open file): it stays the only one."""
+    os.set_inheritable(lock, True)
+    argv = [sys.executable, "-m", "containers.supervisor", str(home), str(base), str(lock)]
     null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)
     actions = [null, (os.POSIX_SPAWN_DUP2, 0, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
     os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True)

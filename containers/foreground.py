@@ -46,6 +46,9 @@ def run(container: Container, stdio: Stdio, edges: Edges) -> int:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         container.clean()
+        if container.oom_killed():
+            limit = container.spec.limits.memory_bytes or 0
+            os.write(stdio.stderr, b"vmm: out of memory: the limit of %d MiB was used up\n" % (limit >> 20))
         runtime.forget(container.run_dir)
         edges.mark("t9")
     return status

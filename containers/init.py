@@ -47,6 +47,7 @@ class Child(NamedTuple):
     joins: tuple[tuple[int, int], ...] = ()
     wait_for_maps: bool = False
     death_signal: int = 0
+    ignored: tuple[int, ...] = ()
     helper: int = -1  # a descriptor, or HELPER for the one that the steps opened
     parents: tuple[int, ...] = ()  # the parent's ends of gate and report, which clone(2) gave us too
     status: int = -1
@@ -81,7 +82,7 @@ def main(child: Child) -> None:
             sc.prctl(sc.PR_SET_PDEATHSIG, child.death_signal)
             _leave_with_parent(report[0])
         progress[:] = EXEC, 0
-        sc.default_signals()
+        sc.default_signals(child.ignored)
         _execute(child, candidates, helper)
     except OSError as error:
         path = error.filename if isinstance(error.filename, bytes) else b""

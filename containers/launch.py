@@ -166,12 +166,18 @@ def _child(launch: Launch, streams: Streams, ends: _Ends, death_signal: int) -> 
         joins=tuple((fd, 0) for kind, fd in ends.joins.items() if kind != "pid"),
         wait_for_maps=launch.maps is not None,
         death_signal=death_signal,
+        ignored=_ignored(),
         parents=(ends.gate_write, ends.report_read),
         helper=launch.helper,
         status=streams.status,
         terminal=launch.terminal,
         master_to=streams.master_to,
     )
+
+
+def _ignored() -> tuple[int, ...]:
+    """The signals that we ignore (Python itself does SIGPIPE): the command shall not inherit that."""
+    return tuple(number for number in range(1, signal.NSIG) if signal.getsignal(number) == signal.SIG_IGN)
 
 
 def _clone(flags: int, joins: dict[str, int], child: init.Child, orphan: bool) -> int:

@@ -78,24 +78,35 @@ def _rule(device: Device) -> str:
 
 def root(spec: ContainerSpec, host: Host) -> list[Op]:
     """The operations that need the host in sight: private mounts, copies of what comes in, the new root."""
-    merged = f"{host.folder}/merged"
     ops = [Op("mount", (None, "/", None, sc.MS_REC | sc.MS_SLAVE, None))]
     ops += [_tree(slot, mount) for slot, mount in enumerate(_binds(spec, host))]
     if host.helper:
         ops.append(Op("tree", (HELPER, host.helper, sc.MOUNT_ATTR_RDONLY | sc.MOUNT_ATTR_NOSUID)))
-    ops.append(Op("mount", ("overlay", merged, "overlay", 0, overlay_options(spec, host))))
-    ops.append(Op("pivot", (merged,)))
+    # Over the folder itself: nobody but this namespace sees it, and it saves a directory on disk.
+    options = overlay_options(spec, host)
+    if len(options) < _PAGE_BYTES:
+        ops.append(Op("mount", ("overlay", host.folder, "overlay", 0, options)))
+    else:
+        ops.append(Op("overlay_of_many", (host.folder, _upper_options(spec, host), *spec.lower_dirs)))
+    ops.append(Op("pivot", (host.folder,)))
     return ops
 
 
 def overlay_options(spec: ContainerSpec, host: Host) -> str:
     """The data of the overlay mount: image layers below, the container's own layer on top."""
     lower = ":".join(_escaped(path) for path in spec.lower_dirs)
+    return f"lowerdir={lower},{_upper_options(spec, host)}"
+
+
+def _upper_options(spec: ContainerSpec, host: Host) -> str:
     upper, work = (_escaped(f"{host.folder}/{name}") for name in ("upper", "work"))
     extra = ",volatile" if spec.ephemeral else ""
     if host.own_user and host.rootless:
         extra += ",userxattr"  # trusted.* belongs to the initial user namespace
-    return f"lowerdir={lower},upperdir={upper},workdir={work}{extra}"
+    return f"upperdir={upper},workdir={work}{extra}"
+
+
+_PAGE_BYTES = 4000  # mount(2) takes one page of options
 
 
 def _escaped(path: str) -> str:
@@ -252,6 +263,9 @@ def describe(op: Op) -> str:
             return f"mkdir -p {_quoted(words[0])} && mount -t tmpfs -o {words[2]} tmpfs {_quoted(words[0])}"
         case "write":
             return f"echo {_quoted(words[1])} > {words[0]}"
+        case "overlay_of_many":
+            lower = ":".join(words[2:])
+            return f"mount -t overlay -o lowerdir={lower},{words[1]} overlay {_quoted(words[0])}"
         case "mask_directories":
             return f"for d in {' '.join(words)}; do mount -t tmpfs -o ro,size=0 tmpfs $d; done"
     return _SHELL[op.call].format(*map(_quoted, words))

@@ -4,6 +4,7 @@ exec.
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import NamedTuple
 
@@ -46,6 +47,7 @@ def apply(wanted: Privileges, last_capability: int) -> None:
             sc.seccomp_filter(wanted.program)
 
 
+@functools.cache
 def permitted() -> int:
     """The mask of the capabilities that this process has."""
     with open("/proc/self/status", "rb") as file:
@@ -53,6 +55,7 @@ def permitted() -> int:
     return int(line.split()[1], 16)
 
 
+@functools.cache
 def last_capability() -> int:
     """The highest capability number that this kernel knows."""
     try:

@@ -35,6 +35,15 @@ def inside(path: bytes, flags: int) -> int:
     return sc.openat2(sc.AT_FDCWD, path, flags, sc.RESOLVE_NO_MAGICLINKS)
 
 
+def _overlay_of_many(target: bytes, upper_options: bytes, *lower_dirs: bytes) -> None:
+    """Name the layers by descriptor: their paths together are longer than the page that mount(2) takes."""
+    fds = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in lower_dirs]
+    lower = b":".join(b"/proc/self/fd/%d" % fd for fd in fds)
+    sc.mount(b"overlay", target, b"overlay", 0, b"lowerdir=%s,%s" % (lower, upper_options))
+    for fd in fds:
+        os.close(fd)
+
+
 def _pivot(new_root: bytes) -> None:
     os.chdir(new_root)
     sc.pivot_root(b".", b".")  # pivot_root(2), NOTES: the old root now lies on top of the new one
@@ -190,6 +199,7 @@ def working_directory(path: bytes) -> None:
 
 _EFFECTS: dict[str, Callable[..., object]] = {
     "mount": sc.mount,
+    "overlay_of_many": _overlay_of_many,
     "pivot": _pivot,
     "detach_old_root": _detach_old_root,
     "real_directory": _real_directory,

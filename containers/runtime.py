@@ -129,4 +129,8 @@ def _empty(path: str) -> None:
 
 def forget(run: Path) -> None:
     """Remove the run directory."""
-    remove_tree(str(run))
+    try:
+        os.unlink(run / "pid")  # all there is after a run in the foreground
+        os.rmdir(run)
+    except OSError:
+        remove_tree(str(run))

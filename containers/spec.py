@@ -23,6 +23,7 @@ DEFAULT_CAPABILITIES = (
 )
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM_BYTES = 64 << 20
+MINIMUM_MEMORY_BYTES = 512 << 10
 UNLIMITED = Limits()
 
 
@@ -168,6 +169,7 @@ def _record_tuples(record: dict[str, Any]) -> dict[str, Any]:
 def check(spec: ContainerSpec) -> None:
     """Refuse with Usage what no host could run; looks at the words only."""
     _check_words(spec)
+    _check_limits(spec)
     _check_paths(spec)
 
 
@@ -181,6 +183,16 @@ def _check_words(spec: ContainerSpec) -> None:
             raise Usage("cannot start", spec.name, "a word holds a NUL byte")
     if len(spec.hostname) > 64:
         raise Usage("cannot set the host name", spec.hostname, "longer than 64 characters (sethostname(2))")
+
+
+def _check_limits(spec: ContainerSpec) -> None:
+    memory = spec.limits.memory_bytes
+    if memory is not None and memory < MINIMUM_MEMORY_BYTES:
+        why = f"no process can start in less than {MINIMUM_MEMORY_BYTES >> 10} KiB"
+        raise Usage("cannot limit the memory to", f"{memory} bytes", why)
+    cpus = spec.limits.cpus
+    if cpus is not None and cpus < 0.01:
+        raise Usage("cannot limit the cpus to", str(cpus), "the kernel's least share is 0.01 of a core")
 
 
 def _check_paths(spec: ContainerSpec) -> None:

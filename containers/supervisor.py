@@ -103,7 +103,7 @@ class Supervisor:
         except FileNotFoundError:
             return
         for name in names:
-            if name not in self.wards and (self.base / name / "stdout").exists():
+            if name not in self.wards and name not in self.due and (self.base / name / "stdout").exists():
                 self._adopt(name)
 
     def _adopt(self, name: str) -> None:
@@ -170,13 +170,13 @@ class Supervisor:
             container.clean()
         except (OSError, Failure):
             pass  # the next command's cleaning meets it again
-        for name in ("stdin", "stdout", "stderr"):
-            (container.run_dir / name).unlink(missing_ok=True)
         if restarts.should_restart(container):
+            # The FIFOs stay: should we die before, they tell the next supervisor that a start is due.
             backoff = self.backoffs.setdefault(container.folder.name, Backoff())
             self.due[container.folder.name] = time.monotonic() + backoff.next_s(lived_s)
         else:
             self.backoffs.pop(container.folder.name, None)
+            _give_up(container)
 
     def _timers(self) -> None:
         now = time.monotonic()
@@ -191,8 +191,10 @@ class Supervisor:
         from containers import detached
 
         container = self._container(name)
-        if container is None or restarts.stopped_by_user(container):
+        if container is None:
             return
+        if restarts.stopped_by_user(container):
+            return _give_up(container)
         try:
             with records.lock(container.folder / "lock", wait_s=5):
                 if runtime.living(container.run_dir) is None:
@@ -200,23 +202,38 @@ class Supervisor:
                     restarts.counted(container)
         except (OSError, Failure) as error:
             restarts.note(container, str(error))
-            return
+            return _give_up(container)
         self._adopt(name)
 
 
+def _give_up(container: Container) -> None:
+    """Nobody speaks through the FIFOs any more: their absence tells followers and the next supervisor."""
+    for name in ("stdin", "stdout", "stderr"):
+        (container.run_dir / name).unlink(missing_ok=True)
+
+
 def main(argv: list[str]) -> int:
-    """Supervise the home argv[1] with the run directory argv[2]; returns when nothing is left to do."""
+    """Supervise the home argv[1] with the run directory argv[2]; argv[3] is the lock, held already.
+
+    Returns when nothing is left to do.
+    """
     home, base = Path(argv[1]), Path(argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    while True:
+    os.set_inheritable(int(argv[3]), False)
+    Supervisor(home, base).run()
+    os.close(int(argv[3]))
+    while _left_over(base):
         try:
             with records.lock(base / "supervisor.lock", wait_s=0):
                 Supervisor(home, base).run()
         except DeadlinePassed:
             return 0  # another one looks after them
-        # A container that was started after the last look and before the lock was free has nobody else.
-        if not any((one / "stdout").exists() for one in base.iterdir() if one.is_dir()):
-            return 0
+    return 0
+
+
+def _left_over(base: Path) -> bool:
+    """Whether a container was started between our last look and our lock's end: it has nobody else."""
+    return any((one / "stdout").exists() for one in base.iterdir() if one.is_dir())
 
 
 if __name__ == "__main__":

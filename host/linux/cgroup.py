@@ -69,8 +69,9 @@ DEFAULT_CONTROLLERS = ("pids", "devices", "freezer", "cpuacct", "memory")
 
 def layout() -> Layout:
     """Find this process's hierarchies and where it may create; reads /proc/self/{mountinfo,cgroup} only."""
-    own = _own_paths(_read("/proc/self/cgroup"))
     v1, v2 = _mounts(_read("/proc/self/mountinfo"))
+    # Root creates at the top of each hierarchy and need not know where it is itself.
+    own = {} if os.geteuid() == 0 else _own_paths(_read("/proc/self/cgroup"))
     unified = _unified(v2, own.get("", "/")) if v2 else None
     if unified and {"memory", "pids"} & set(unified.bases):
         return unified

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
 
 # sched.h, clone(2)
@@ -307,9 +307,9 @@ def loopback_up() -> None:
         os.close(fd)
 
 
-def default_signals() -> None:
-    """Every signal back to its default and none blocked, as execve(2) would keep ignored and blocked ones."""
-    for number in range(1, 65):
+def default_signals(ignored: Iterable[int] = range(1, 65)) -> None:
+    """The `ignored` signals back to their default and none blocked: execve(2) keeps both."""
+    for number in ignored:
         _signal(number, None)
     _sigemptyset(_sigset)
     _sigprocmask(2, _sigset, None)
