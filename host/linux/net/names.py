@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from host.errors import DeadlinePassed
+from host.linux.net import netlink
 from host.linux.net.addresses import Subnet, told
 
 
@@ -63,12 +64,58 @@ def start(folder: Path, bridge: str, subnet: Subnet, internal: bool) -> bool:
     from shutil import which
 
     from host import commands
+    from host.errors import CommandFailed
 
     if not which("dnsmasq", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"):
         return False
     argv = plan(folder, bridge, subnet, internal)
-    commands.run(argv, "cannot start the name server", timeout_s=20)
+    try:
+        commands.run(argv, "cannot start the name server", timeout_s=20)
+    except CommandFailed as error:
+        if "Address already in use" not in error.log or not stop_orphans():
+            raise
+        commands.run(argv, "cannot start the name server", timeout_s=20)
     return True
+
+
+def stop_orphans() -> list[str]:
+    """Stop servers of ours in this network namespace whose bridge is gone; tell which."""
+    stopped = []
+    for entry in os.listdir("/proc"):
+        words = _server_words(entry) if entry.isdigit() else []
+        if words and _orphaned(entry, words):
+            _end(int(entry), words)
+            stopped.append(f"name server {entry} of a network that is gone")
+    return stopped
+
+
+def _end(pid: int, words: list[str]) -> None:
+    kill(pid, 5.0, lambda: _server_words(str(pid)) == words)
+
+
+def _server_words(pid: str) -> list[str]:
+    """The words of a dnsmasq that `plan` started, else none."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+    ours = words[0].endswith("dnsmasq") and any(_is_pid_file(word) for word in words)
+    return words if ours else []
+
+
+def _is_pid_file(word: str) -> bool:
+    return word.startswith("--pid-file=") and "/.net/" in word and word.endswith("/dnsmasq.pid")
+
+
+def _orphaned(pid: str, words: list[str]) -> bool:
+    """Whether its bridge is gone; judged in its own network namespace only, another's is not ours to see."""
+    try:
+        if os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net"):
+            return False
+    except OSError:
+        return False
+    bridge = next((word.partition("=")[2] for word in words if word.startswith("--interface=")), "")
+    return not netlink.index_of(bridge)
 
 
 def stop(folder: Path, deadline_s: float = 5.0) -> None:

@@ -21,7 +21,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE = 20, 22, 24
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
-IFLA_NET_NS_FD = 28
+IFLA_IFALIAS, IFLA_NET_NS_FD = 20, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
 RTA_OIF, RTA_GATEWAY = 4, 5
@@ -53,6 +53,7 @@ class Link(NamedTuple):
     up: bool
     mac: str
     kind: str
+    alias: str = ""
 
 
 class Request(NamedTuple):
@@ -243,6 +244,12 @@ def enslave(index: int, master: int, name: str = "") -> Request:
     return Request(RTM_SETLINK, 0, body, "cannot join the link to its bridge", name or str(index))
 
 
+def named(index: int, alias: str) -> Request:
+    """Write whose a link is where `ip link` shows it (at most 255 bytes, IFALIASZ)."""
+    body = _IFINFO.pack(0, 0, index, 0, 0) + attribute(IFLA_IFALIAS, alias.encode()[:255])
+    return Request(RTM_SETLINK, 0, body, "cannot name the owner of the link", str(index))
+
+
 def delete(index: int, name: str = "") -> Request:
     """Delete a link; a veth's other end goes with it."""
     return Request(
@@ -302,6 +309,7 @@ def _link(answer: bytes) -> Link:
         bool(flags & IFF_UP),
         mac,
         _string(info.get(1, b"")),
+        _string(held.get(IFLA_IFALIAS, b"")),
     )
 
 

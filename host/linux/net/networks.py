@@ -253,12 +253,27 @@ def _make_bridge(network: Network) -> None:
             mac = bytes.fromhex(addresses.mac_for(network.subnet.gateway).replace(":", ""))
             socket.send([netlink.bridge(network.bridge, mac)])
             index = netlink.index_of(network.bridge)
+            socket.send([netlink.named(index, alias_of(network))])
         try:
             socket.send([netlink.address(index, network.subnet.gateway, network.subnet.prefix)])
         except NetlinkFailed as error:
             if error.number != errno.EEXIST:
                 raise
         socket.send([netlink.up(index, network.bridge)])
+
+
+_ALIAS = "vmm network "
+
+
+def alias_of(network: Network) -> str:
+    """What stands on the bridge: by it `repair` knows one whose home was deleted."""
+    return f"{_ALIAS}{network.name} of {network.home}"
+
+
+def owner(alias: str) -> tuple[str, Path] | None:
+    """The network's name and home in a bridge's alias, None in any other."""
+    name, of, home = alias.removeprefix(_ALIAS).partition(" of ")
+    return (name, Path(home)) if alias.startswith(_ALIAS) and of else None
 
 
 def _check_routes(network: Network) -> None:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from host import paths
-from host.linux.net import members, netlink, networks
+from host.linux.net import members, names, netlink, networks
 from host.linux.net.addresses import Subnet
 from host.linux.net.netlink import Netlink, NetlinkFailed
 
@@ -28,7 +28,7 @@ def repair(home: Path) -> list[str]:
                 if members_alive(network) and not networks.is_up(network):
                     networks.bring_up(network)
                     gone.append(f"the missing parts of {network.name} (brought up again)")
-    return gone + _left_folders(home)
+    return gone + _left_folders(home) + _orphans()
 
 
 def members_alive(network: networks.Network) -> bool:
@@ -58,6 +58,22 @@ def _stray_links(network: networks.Network) -> list[str]:
                 if error.number != errno.ENODEV:  # the kernel was just collecting it
                     raise
     return [f"link {link.name} on {network.name}" for link in stray]
+
+
+def _orphans() -> list[str]:
+    """Bridges without ports whose home was deleted under them, and servers without a bridge."""
+    gone = []
+    with Netlink() as socket:
+        links = netlink.links(socket)
+        for link in links:
+            place = networks.owner(link.alias) if link.kind == "bridge" else None
+            if place is None or (networks.folder_of(place[1], place[0]) / "network.json").exists():
+                continue
+            if any(other.master == link.number for other in links):
+                continue  # somebody is on it: perhaps the home is only out of our sight
+            networks.take_down(networks.Network(place[1], place[0], Subnet(0, 29), link.name))
+            gone.append(f"bridge {link.name} of the deleted home {place[1]}")
+    return gone + names.stop_orphans()
 
 
 def _left_folders(home: Path) -> list[str]:
