@@ -197,8 +197,14 @@ def _controllers(devices: Element, spec: MachineSpec) -> None:
     SubElement(devices, "controller", {"type": "usb", "model": "none"})
     if spec.spare_ports:
         SubElement(devices, "controller", {"type": "pci", "index": "0", "model": "pcie-root"})
-    for _ in range(spec.spare_ports):
+    for _ in range(spec.spare_ports and spec.spare_ports + _pci_devices(spec)):
         SubElement(devices, "controller", {"type": "pci", "model": "pcie-root-port"})
+
+
+def _pci_devices(spec: MachineSpec) -> int:
+    """How many root ports libvirt fills by itself: one for each virtio device."""
+    virtio = [disk for disk in _disks(spec) if disk.bus == "virtio" and not disk.cdrom]
+    return len(virtio) + len(spec.nics) + len(spec.shares) + spec.balloon + 2  # and virtio-serial, virtio-rng
 
 
 def _channels(devices: Element, spec: MachineSpec, launch: Launch) -> None:

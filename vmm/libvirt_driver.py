@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import libvirt
 
@@ -27,6 +28,7 @@ from vmm import confine, domain_xml, launch, networking, process
 from vmm.boot import Boot
 from vmm.launch import Launch
 from vmm.qemu_driver import QemuDriver
+from vmm.spec import MachineSpec
 
 _DAEMONS = (("virtlogd", "-d"), ("libvirtd", "-d"))
 _DAEMON_START_S = 20.0
@@ -94,7 +96,10 @@ def _unreachable(error: libvirt.libvirtError) -> HostUnfit:
 class LibvirtDriver(QemuDriver):
     """One machine as a libvirt domain; transient and bound to us in the foreground, else defined."""
 
-    _link: libvirt.virConnect | None = None
+    def __init__(self, folder: Path, run: Path, spec: MachineSpec) -> None:
+        # libvirt would make up a UUID, and then refuse the same name with another one at the next start.
+        super().__init__(folder, run, replace(spec, uuid=spec.uuid or str(uuid5(NAMESPACE_URL, str(folder)))))
+        self._link: libvirt.virConnect | None = None
 
     @property
     def domain_name(self) -> str:

@@ -18,7 +18,7 @@ from host.stdio import Stdio
 from vmm import process, records
 from vmm.boot import Boot
 from vmm.channel import Channel, HungUp
-from vmm.spec import KERNEL_BOOTS, Forward, MachineSpec, check
+from vmm.spec import FIRMWARE_BOOTS, KERNEL_BOOTS, Forward, MachineSpec, check
 
 if TYPE_CHECKING:
     from vmm.launch import Launch
@@ -37,6 +37,10 @@ class Machine:
     """The machine whose disk is in `folder` and whose sockets are in `run`."""
 
     def __init__(self, folder: Path, run: Path, spec: MachineSpec) -> None:
+        if spec.boot in FIRMWARE_BOOTS:
+            from vmm import firmware
+
+            spec = firmware.completed(spec, folder)
         self.folder, self.run_dir, self.spec = folder, run, spec
         self._driver = _driver(folder, run, spec)
 

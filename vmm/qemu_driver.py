@@ -103,6 +103,10 @@ class QemuDriver:
     def _lay_out(self, who: confine.Confinement) -> None:
         """Make the files that QEMU writes, and give it those and the instance's own disks; never the
         store's."""
+        if self.spec.boot == "uefi":
+            from vmm import firmware
+
+            firmware.lay_out(self.spec)
         with contextlib.suppress(FileNotFoundError):
             (self.folder / "status").unlink()
         for path in (*(self.folder / name for name in _WRITTEN), self.run / "pid"):

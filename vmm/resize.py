@@ -78,6 +78,16 @@ def set_cpus(machine: Machine, count: int) -> None:
         raise Unsupported(f"cannot give {count} processors to", name, f"it was born for {len(slots)}", hint)
     for number, slot in enumerate(free[: count - len(used)], start=len(used)):
         machine.execute("device_add", {"driver": slot["type"], "id": f"cpu{number}", **slot["props"]})
+    _bring_up(machine)
+
+
+def _bring_up(machine: Machine) -> None:
+    """Tell the guest to use its new processors: where no udev rule does, they stay offline."""
+    from vmm import inside
+
+    words = "sleep 0.3; for cpu in /sys/devices/system/cpu/cpu*/online; do echo 1 > $cpu; done"
+    with contextlib.suppress(Failure):
+        inside.run(machine, ("sh", "-c", words))
 
 
 def free_port(machine: Machine) -> str:

@@ -14,6 +14,7 @@ BOOTS = ("bios", "uefi", "direct", "pvh", "microvm")
 DISK_FORMATS = ("raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx")
 ARCHITECTURES = ("x86_64", "aarch64")
 KERNEL_BOOTS = ("direct", "pvh", "microvm")
+FIRMWARE_BOOTS = ("bios", "uefi")
 SMALLEST_MEMORY_BYTES = 32 << 20
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
