@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 NAMES = {
     "t0": "request",
     "t1": "image and disk ready",
@@ -19,16 +23,24 @@ NAMES = {
 
 
 class Edges:
-    """Stamps of one start, in nanoseconds of CLOCK_MONOTONIC; an edge that was never passed is absent."""
+    """Stamps of one start, in nanoseconds of CLOCK_MONOTONIC; an edge that was never passed is absent.
+
+    `watcher` is told of each new stamp as it is set, for a process that shows a start while it happens.
+    """
 
     __slots__ = ("stamps_ns",)
+    watcher: Callable[[str, int], None] | None = None
 
     def __init__(self) -> None:
         self.stamps_ns: dict[str, int] = {}
 
     def mark(self, edge: str, at_ns: int | None = None) -> None:
         """Stamp an edge now, or at a time taken before; the first stamp of an edge stays."""
-        self.stamps_ns.setdefault(edge, time.monotonic_ns() if at_ns is None else at_ns)
+        if edge in self.stamps_ns:
+            return
+        self.stamps_ns[edge] = time.monotonic_ns() if at_ns is None else at_ns
+        if Edges.watcher is not None:
+            Edges.watcher(edge, self.stamps_ns[edge])
 
     def since_ns(self, start: str = "t0") -> dict[str, int]:
         """All edges relative to `start`, in nanoseconds."""

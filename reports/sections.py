@@ -14,6 +14,7 @@ from reports.figures.ecdf import start_figure
 from reports.figures.figure import Figure
 from reports.figures.measures import DISK, MEMORY, measures_figure
 from reports.figures.order import order_figure
+from reports.figures.race import race_figure
 from reports.figures.slope import slope_figure
 from reports.figures.timeline import timeline_figure
 from reports.gathered import START_MODES, groups
@@ -81,7 +82,9 @@ def _start(samples: Sequence[Sample]) -> Section | None:
 
 
 def _phases(samples: Sequence[Sample]) -> Section | None:
-    parts = _figures([timeline_figure(group) for group in groups(samples, START_MODES)])
+    commands = groups(samples, ["command"])
+    parts = _figures([race_figure(commands[0])] if commands else [])
+    parts += _figures([timeline_figure(group) for group in groups(samples, START_MODES)])
     words = (
         "Every edge of a start is stamped on the host's clock, so a machine and a container lie on one time "
         "axis. "

@@ -71,6 +71,10 @@ class Svg:
             place["text-anchor"] = anchor
         self.parts.append(tag("text", place, escape(words)))
 
+    def add_text(self, x: float, y: float, words: str, css: str, style: str) -> None:
+        """Words with a style of their own, for an animation's timing."""
+        self.parts.append(tag("text", {"class": css, "x": x, "y": y, "style": style}, escape(words)))
+
     def render(self) -> str:
         """The whole element, ready to stand inside HTML."""
         head: dict[str, Attribute] = {

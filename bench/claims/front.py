@@ -14,9 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from bench.core.target import Cell, Held, Parts, Unavailable
 from host.errors import Unsupported
+
+OUTPUT_LIMIT_BYTES = 256 << 10
 
 
 class Host:
@@ -76,16 +79,29 @@ def environment(scratch: str) -> dict[str, str]:
 
 
 def _run(cell: Cell, scratch: str) -> tuple[str, str, int] | None:
-    process = subprocess.Popen(
-        list(cell.command), cwd=scratch, env=environment(scratch), stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
-    )  # fmt: skip
-    try:
-        said, words = process.communicate(timeout=cell.deadline_s)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    return said, words, process.returncode
+    """What the script said, and its status; None where the deadline passed.
+
+    Its output goes to files: a process that it left in the background would hold a pipe open.
+    """
+    with open(f"{scratch}.out", "w+b") as out, open(f"{scratch}.err", "w+b") as err:
+        os.unlink(out.name)
+        os.unlink(err.name)
+        process = subprocess.Popen(
+            list(cell.command), cwd=scratch, env=environment(scratch), stdin=subprocess.DEVNULL,
+            stdout=out, stderr=err, start_new_session=True,
+        )  # fmt: skip
+        try:
+            status = process.wait(timeout=cell.deadline_s)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        said, words = (_text(stream) for stream in (out, err))
+    return said, words, status
+
+
+def _text(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read(OUTPUT_LIMIT_BYTES).decode(errors="replace")

@@ -255,10 +255,10 @@ def test_a_bound_that_is_none_is_refused(words: str) -> None:
         "id = 1",
         'id = "C1"',
         '[[predicates]]\nname = "x"',
-        'id = "C1"\ntitle = "t"\nstatement = "s"\nsources = ["S9"]\nchapter = "start-up"\nexpected = "refuted"\n'
-        'mechanism = ""\nchange = ""\nexercise = ""\nlacking = "x"',
-        'id = "C1"\ntitle = "t"\nstatement = "s"\nsources = ["S1"]\nchapter = "start-up"\nexpected = "refuted"\n'
-        'mechanism = ""\nchange = ""\nexercise = ""',
+        'id = "C1"\ntitle = "t"\nstatement = "s"\nsources = ["S9"]\nchapter = "start-up"\n'
+        'expected = "refuted"\nmechanism = ""\nchange = ""\nexercise = ""\nlacking = "x"',
+        'id = "C1"\ntitle = "t"\nstatement = "s"\nsources = ["S1"]\nchapter = "start-up"\n'
+        'expected = "refuted"\nmechanism = ""\nchange = ""\nexercise = ""',
     ],
 )
 def test_a_broken_claim_file_is_one_clear_error(text: str) -> None:
