@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from host.errors import Usage
 
@@ -43,8 +43,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--fail-if", action="append", default=[], metavar="EXPR",
                      help="exit 1 where it holds: 'ct.start.median > 1.1 * base'")  # fmt: skip
     one.add_argument("--baseline", type=Path, metavar="RESULTS", help="where `base` in --fail-if comes from")
+    one.add_argument("--cluster", metavar="tcp://HOST:PORT", help="over all hosts of a Dask scheduler")
+    one = words.add_parser("worker", help="let this host measure for a cluster")
+    one.add_argument(
+        "address", metavar="tcp://HOST:PORT", help="the Dask scheduler (`dask scheduler` starts one)"
+    )
+    one.add_argument("--name", help="what results call this host")
+    one.add_argument("--give-up", type=float, metavar="S", help="end when no scheduler answered for so long")
     one = words.add_parser("resume", help="go on with an interrupted campaign")
     one.add_argument("out", type=Path, nargs="?", default=Path("out/demo"), help="folder of the results")
+    one.add_argument("--cluster", metavar="tcp://HOST:PORT", help="go on over a cluster")
     one = words.add_parser("compare", help="two results, or the odd blocks of one against its even blocks")
     one.add_argument("results", type=Path, nargs="+", help="one or two result folders or files")
     one.add_argument(
@@ -82,6 +90,7 @@ def main(args: argparse.Namespace) -> int:
         "plan": _plan,
         "run": _run,
         "resume": _resume,
+        "worker": _worker,
         "compare": _compare,
         "history": _history,
         "export": _export,
@@ -169,6 +178,8 @@ def _run(args: argparse.Namespace) -> int:
     if aside is not None:
         _say(f"the results that were in {out} are in {aside} now")
     name = f"{made.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    if args.cluster:
+        return _lead(args.cluster, made, out, name, [], conditions)
     return _measure(made, out, name, [], conditions)
 
 
@@ -184,7 +195,10 @@ def _resume(args: argparse.Namespace) -> int:
     recorded = sample.load(args.out)
     for note in recorded.notes:
         _say(note)
-    return _measure(made, args.out, described["campaign"], list(recorded.samples), Conditions([], []))
+    samples, nothing = list(recorded.samples), Conditions([], [])
+    if args.cluster:
+        return _lead(args.cluster, made, args.out, described["campaign"], samples, nothing)
+    return _measure(made, args.out, described["campaign"], samples, nothing)
 
 
 def _measure(made: Plan, out: Path, name: str, recorded: list[Sample], conditions: Conditions) -> int:
@@ -213,7 +227,47 @@ def _measure(made: Plan, out: Path, name: str, recorded: list[Sample], condition
         except KeyboardInterrupt:
             _say(f"interrupted: {len(campaign.samples)} samples are in {out}; vmm bench resume {out} goes on")
             return 130
-    return _tell(out, campaign, conditions)
+    return _tell(out, campaign.samples, campaign.litter(), conditions)
+
+
+def _lead(
+    address: str, made: Plan, out: Path, name: str, recorded: list[Sample], conditions: Conditions
+) -> int:
+    """The same plan over the hosts of a cluster."""
+    _need_distributed()
+    from bench.cluster.lead import Lead
+    from bench.core.store import Store
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with Store(out) as store:
+        lead = Lead(address, name, made, store)
+        try:
+            samples = lead.run(recorded)
+        except KeyboardInterrupt:
+            _say(f"interrupted: {len(lead.samples)} samples are in {out}; vmm bench resume {out} goes on")
+            return 130
+    return _tell(out, samples, [], conditions)
+
+
+def _worker(args: argparse.Namespace) -> int:
+    _need_distributed()
+    from bench.cluster import worker
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return worker.serve(args.address, args.name, args.give_up)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _need_distributed() -> None:
+    from importlib.util import find_spec
+
+    from host.errors import HostUnfit
+
+    if find_spec("distributed") is None:
+        raise HostUnfit("cannot use a cluster", why="Dask distributed is not installed",
+                        hint="pip install 'vmm-lab[cluster]'")  # fmt: skip
 
 
 def _say_estimate(made: Plan, campaign: Campaign) -> None:
@@ -223,21 +277,21 @@ def _say_estimate(made: Plan, campaign: Campaign) -> None:
     _say(f"{made.name} ({made.hash}): about {total_s / 60:.1f} min with {told}")
 
 
-def _tell(out: Path, campaign: Campaign, conditions: Conditions) -> int:
+def _tell(out: Path, samples: list[Sample], litter: list[dict[str, Any]], conditions: Conditions) -> int:
     """Write results.csv and summary.md, print the table, and judge the conditions."""
     from bench.core import export, store, summary, table
     from host import records
 
-    rows = summary.rows(campaign.samples)
-    records.write_bytes(out / "results.csv", export.to_csv(campaign.samples).encode())
+    rows = summary.rows(samples)
+    records.write_bytes(out / "results.csv", export.to_csv(samples).encode())
     markdown = export.to_markdown(rows, store.described(out))
     records.write_bytes(out / "summary.md", markdown.encode())
     print(table.to_table(rows))
-    for one in campaign.litter():
+    for one in litter:
         # Mounts, cgroups and links that appeared may be a neighbour's: campaign.json has them.
         if one["kind"] in ("process", "file"):
             _say(f"left behind by {one['cell']}, run {one['block']}: {one['kind']} {one['what']}")
-    if not any(one.status == "ok" for one in campaign.samples):
+    if not any(one.status == "ok" for one in samples):
         _say("no run worked")
         return 1
     return _judged(conditions, rows)

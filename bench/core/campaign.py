@@ -15,7 +15,7 @@ from bench.core.plan import Group, Plan
 from bench.core.progress import Progress
 from bench.core.sample import Sample, times_s
 from bench.core.schedule import Turn
-from bench.core.store import Store
+from bench.core.store import Sink
 from bench.core.target import Cell, Measure, Parts, Target, Unavailable
 from host.errors import Failure
 
@@ -29,7 +29,7 @@ class Campaign:
 
     name: str
     plan: Plan
-    store: Store
+    store: Sink
     targets: Mapping[str, Target]
     measure_of: Callable[[Cell], Measure]
     progress: Progress = field(default_factory=Progress)
@@ -45,6 +45,7 @@ class Campaign:
         self._litter: list[tuple[str, int, leaks.Litter]] = []
         self._stops: dict[str, str] = {}
         self._known_children: frozenset[int] = frozenset()
+        self._usable: set[str] = set()
 
     def run(self, recorded: Iterable[Sample] = ()) -> list[Sample]:
         """Do what is left of the plan; returns all samples, the recorded ones first.
@@ -57,13 +58,11 @@ class Campaign:
         outcome = "interrupted"
         try:
             self._overhead = overhead.measured()
-            usable = self._usable()
-            self._prepare_all(usable)
-            self._announce(usable)
-            order = 0
-            for group in self._groups(usable):
-                self._group(group, order)
-                order += (group.warmup + max(group.runs, group.max_runs)) * len(group.targets)
+            self._look_around()
+            self._prepare_all()
+            self._announce()
+            for index in range(len(self.plan.groups)):
+                self._group(index)
             outcome = "complete"
         except Failure as error:
             outcome = f"failed: {error}"
@@ -74,13 +73,27 @@ class Campaign:
 
     # -- what is there, and what is to do ------------------------------------------------------------------
 
-    def _usable(self) -> dict[str, bool]:
+    def open(self) -> None:
+        """Make this process ready to run single blocks, for a campaign that is led from elsewhere."""
+        leaks.adopt_orphans()
+        self._look_around()
+
+    def block(self, index: int, number: int) -> None:
+        """One block of one group; failures are samples. `open` came before, `close` comes after the last."""
+        group = self.plan.groups[index]
+        for turn in self._turns(index, number):
+            self._turn(turn, group.batch)
+
+    def close(self) -> None:
+        """Clean every target up."""
+        self._end("closed")
+
+    def _look_around(self) -> None:
         """Which targets can be used; a missing one is a sample in every group that asks for it."""
-        usable = {}
         for name in self.plan.targets:
             missing = self._why_missing(name)
-            usable[name] = missing is None
             if missing is None:
+                self._usable.add(name)
                 self._versions |= self.targets[name].versions()
                 continue
             hint = f" ({missing.hint})" if missing.hint else ""
@@ -89,7 +102,6 @@ class Campaign:
                 for cell in group.cells():
                     if cell.target == name:
                         self._skip(cell, missing)
-        return usable
 
     def _why_missing(self, name: str) -> Unavailable | None:
         if name not in self.targets:
@@ -102,55 +114,64 @@ class Campaign:
             parts = Parts("skipped", error=missing.why, hint=missing.hint or None)
             self._save(Turn(cell, 0, 0), parts, time.time())
 
-    def _groups(self, usable: Mapping[str, bool]) -> Iterable[Group]:
-        """Each group with those of its targets that can be used."""
-        for group in self.plan.groups:
-            names = tuple(name for name in group.targets if usable[name])
-            if names:
-                yield replace(group, targets=names)
+    def _cells(self, group: Group) -> list[Cell]:
+        """The cells of a group that can be run here."""
+        return [cell for cell in group.cells() if cell.target in self._usable]
 
-    def _prepare_all(self, usable: Mapping[str, bool]) -> None:
+    def _turns(self, index: int, number: int | None = None) -> tuple[Turn, ...]:
+        """The turns of one block of a group, or of all that are planned for sure; missing targets left out.
+
+        Order and place come from the plan alone: the same on every host, and after a resume.
+        """
+        group, first = self.plan.groups[index], sum(one.size for one in self.plan.groups[:index])
+        numbers = range(-group.warmup, group.runs) if number is None else (number,)
+        return tuple(
+            turn
+            for one in numbers
+            for turn in schedule.block(group, self.plan.seed, one, first)
+            if turn.cell.target in self._usable
+        )
+
+    def _prepare_all(self) -> None:
         """Make images, disks and daemons before the first timed block, not in the middle of it."""
         began_s = time.monotonic()
-        for group in self._groups(usable):
-            for cell in group.cells():
+        for group in self.plan.groups:
+            for cell in self._cells(group):
                 self._prepare(cell)
         took_s = time.monotonic() - began_s
         if took_s > 1:
             self.progress.note(f"prepared in {took_s:.0f} s")
 
-    def _announce(self, usable: Mapping[str, bool]) -> None:
+    def _announce(self) -> None:
         recorded = resume.done(self.samples)
         left: dict[str, int] = {}
         expect_s: dict[str, float] = {}
-        for group in self._groups(usable):
-            for block in schedule.blocks(group, self.plan.seed):
-                for turn in resume.left(block, recorded):
-                    left[turn.cell.key] = left.get(turn.cell.key, 0) + 1
-                    expected = group.expect_s.get(turn.cell.target, group.expect_s.get("default", 1.0))
-                    expect_s[turn.cell.key] = expected
+        for index, group in enumerate(self.plan.groups):
+            for turn in resume.left(self._turns(index), recorded):
+                left[turn.cell.key] = left.get(turn.cell.key, 0) + 1
+                expected = group.expect_s.get(turn.cell.target, group.expect_s.get("default", 1.0))
+                expect_s[turn.cell.key] = expected
         self.progress.begin(left, expect_s)
         if any(one.status != "skipped" for one in self.samples):
             self.progress.note(f"resumed: {len(recorded)} runs are recorded, {sum(left.values())} are left")
 
     # -- one group -----------------------------------------------------------------------------------------
 
-    def _group(self, group: Group, first_order: int) -> None:
+    def _group(self, index: int) -> None:
         """Blocks until the plan's runs are done; an adaptive group goes on until it is precise enough."""
-        recorded = resume.done(self.samples)
+        group, recorded = self.plan.groups[index], resume.done(self.samples)
         looks, adaptive = stopping.Looks(group), group.max_runs > group.runs
-        name, number, stopped = group.cells()[0].group, 0, False
-        for block in schedule.blocks(group, self.plan.seed, first_order, longest=True):
-            number = block[0].block
+        stopped = False
+        for number in range(-group.warmup, max(group.runs, group.max_runs)):
             stopped = adaptive and looks.are_enough(number, self._starts(group))
             if stopped:
                 break
-            for turn in resume.left(block, recorded):
+            for turn in resume.left(self._turns(index, number), recorded):
                 if number >= group.runs:
                     self.progress.more(turn.cell.key, 1)
                 self._turn(turn, group.batch)
-        if adaptive:
-            self._stops[name] = looks.words(number if stopped else number + 1, stopped)
+        if adaptive and self._cells(group):
+            self._stops[group.cells()[0].group] = looks.words(number if stopped else number + 1, stopped)
 
     def _starts(self, group: Group) -> list[list[float]]:
         """Seconds of the starts of each target that had a good one."""

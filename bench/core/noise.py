@@ -15,6 +15,7 @@ WARNINGS = {
     "frequency": "the processor's frequency changed by more than a tenth",
     "clock-step": "the wall clock was set during the run; durations come from CLOCK_MONOTONIC and are right",
     "leak": "something was left behind after the run",
+    "engine": "the cluster engine's own worker used more than 1 % of a processor during the run",
     "short": "the run was so short that the harness's own overhead is more than a twentieth of it",
 }
 EVERY_S = 0.05

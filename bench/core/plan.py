@@ -52,6 +52,11 @@ class Group:
             for name in self.targets
         )
 
+    @property
+    def size(self) -> int:
+        """How many turns it can have at most."""
+        return (self.warmup + max(self.runs, self.max_runs)) * len(self.targets)
+
     def estimate_s(self, usable: frozenset[str] | None = None) -> float:
         """Seconds that the group is expected to take with the targets that are usable here."""
         names = [name for name in self.targets if usable is None or name in usable]

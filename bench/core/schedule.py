@@ -26,14 +26,17 @@ class Turn(NamedTuple):
 def blocks(
     group: Group, seed: int, first_order: int = 0, longest: bool = False
 ) -> Iterator[tuple[Turn, ...]]:
-    """The blocks of a group: its warm-up blocks, then `runs` of them, or `max_runs` with `longest`.
+    """The blocks of a group: its warm-up blocks, then `runs` of them, or `max_runs` with `longest`."""
+    for number in range(-group.warmup, max(group.runs, group.max_runs) if longest else group.runs):
+        yield block(group, seed, number, first_order)
 
-    The order inside a block depends on seed, group and block alone: a resumed campaign finds the same one.
+
+def block(group: Group, seed: int, number: int, first_order: int = 0) -> tuple[Turn, ...]:
+    """One block: every target once, in an order that depends on seed, group and number alone.
+
+    So a resumed campaign, and every host of a cluster, finds the same one.
     """
-    runs = max(group.runs, group.max_runs) if longest else group.runs
     cells = group.cells()
-    for place, block in enumerate(range(-group.warmup, runs)):
-        chance = random.Random(f"{seed}/{cells[0].group}/{block}")
-        shuffled = chance.sample(cells, len(cells))
-        start = first_order + place * len(cells)
-        yield tuple(Turn(cell, block, start + index) for index, cell in enumerate(shuffled))
+    shuffled = random.Random(f"{seed}/{cells[0].group}/{number}").sample(cells, len(cells))
+    start = first_order + (number + group.warmup) * len(cells)
+    return tuple(Turn(cell, number, start + place) for place, cell in enumerate(shuffled))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from bench.core.sample import FILE_NAME, Sample
 from host import records
@@ -20,6 +20,13 @@ EARLIER = "earlier"
 # Samples of a millisecond would wait longer for the disk than they took: what a power cut can lose is bounded
 # by this, what kill -9 can lose is nothing, since the page cache has it.
 SYNC_EVERY_S = 0.05
+
+
+class Sink(Protocol):
+    """Where a campaign puts its samples, and what it has to say of itself."""
+
+    def append(self, sample: Sample) -> None: ...
+    def describe(self, campaign: Mapping[str, Any]) -> None: ...
 
 
 class Store:
