@@ -371,7 +371,8 @@ static const char *variable(char **env, const char *name) {
 static int exec_by_path(struct command *c) {
     char path[PATH_MAX];
     const char *dirs = variable(c->env, "PATH");
-    if (strchr(c->argv[0], '/') || !*c->argv[0] || !dirs) return execve(c->argv[0], c->argv, c->env), errno;
+    if (!dirs) dirs = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    if (strchr(c->argv[0], '/') || !*c->argv[0]) return execve(c->argv[0], c->argv, c->env), errno;
     for (int error = ENOENT;; dirs++) {
         size_t n = strcspn(dirs, ":");
         snprintf(path, sizeof path, "%.*s%s%s", (int)n, dirs, n ? "/" : "", c->argv[0]);

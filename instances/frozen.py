@@ -70,7 +70,7 @@ def spec_from(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
         name=own.name,
         uuid=own.uuid,
         hostname=own.hostname,
-        command=own.command if frozen.init is None else frozen.command,
+        command=own.command,
         disks=(disk,),
         nics=nics,
         ephemeral=request.rm,

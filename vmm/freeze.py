@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from host import commands, paths
+from host import commands
 from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, InUse, Unsupported, from_os_error
 from host.exec_request import ExecRequest
@@ -110,7 +110,7 @@ def _freeze(
     likely: Command,
 ) -> None:
     _reserve(spec.memory_bytes, memory)
-    run = paths.run_dir(home) / f".t-{folder.name[:8]}"
+    run = templates.builder_run(home, folder.name)
     driver = QemuDriver(folder, run, spec)
     state = os.open(folder / "state", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:

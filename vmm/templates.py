@@ -245,6 +245,7 @@ def sweep(home: Path) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         for folder in root(home).iterdir():
             if folder.is_dir() and not (folder / RECORD).exists() and _free(home, folder.name):
+                _sweep_builder(home, folder.name)
                 shutil.rmtree(folder, ignore_errors=True)
                 gone.append(str(folder))
     with contextlib.suppress(FileNotFoundError):
@@ -254,6 +255,20 @@ def sweep(home: Path) -> list[str]:
                 memory.unlink(missing_ok=True)
                 gone.append(str(memory))
     return gone
+
+
+def builder_run(home: Path, name: str) -> Path:
+    """The run directory of the machine that becomes a template."""
+    return paths.run_dir(home) / f".t-{name[:12]}"
+
+
+def _sweep_builder(home: Path, name: str) -> None:
+    """What a killed builder's machine held: QEMU itself died with it."""
+    from host.linux.cgroup import Cgroup
+
+    shutil.rmtree(builder_run(home, name), ignore_errors=True)
+    with contextlib.suppress(OSError):
+        Cgroup(f"{paths.run_dir(home).name}-{name}").remove()
 
 
 def _free(home: Path, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Clones of a template: fast, no two alike, none sees another's writes, and every fault of a template is told."""
+"""Clones of a template: fast, no two alike, none sees another's writes; every fault of a template is told."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from capabilities import need
 from host import paths
 from host.edges import Edges
 from host.stdio import Stdio
-from instances import runs
+from instances import repair, runs
 from instances.requests import RunRequest
 from vmm import templates
 
@@ -97,15 +97,18 @@ def test_twenty_clones_are_not_alike(home: Path) -> None:
     assert all(abs(int(lines[3]) - time.time()) < 60 for lines in told)
 
 
-def test_without_reseeding_clones_would_share_their_random_bytes(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The test above can fail: this is what a clone gives whose helper is not asked to reseed."""
+def test_a_clone_is_reseeded_before_its_command_is_sent(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vmm import frames
     from vmm.channel import Channel
 
-    monkeypatch.setattr(Channel, "reseed", lambda self: None)
-    told = [said("sh", "-c", "head -c 16 /dev/urandom | od -An -tx1")[1] for _ in range(3)]
-    assert len(set(told)) < 3
+    sent: list[int] = []
+    send = Channel.send
+    monkeypatch.setattr(
+        Channel, "send", lambda self, type_, *rest: (sent.append(type_), send(self, type_, *rest))[1]
+    )
+    assert said("true")[0] == 0
+    assert sent.index(frames.RESEED) < sent.index(frames.EXEC)
+    assert sent.index(frames.TIME) < sent.index(frames.EXEC)
 
 
 def test_no_clone_sees_anothers_writes(home: Path) -> None:
@@ -125,7 +128,7 @@ def test_clones_at_once(home: Path) -> None:
             asked = TINY._replace(rm=False, command=("sleep", "100"))
             names.append(runs.run_detached(asked, Edges()).name)
         hosts = {vmm("exec", name, "hostname").stdout for name in names}
-        assert hosts == {f"{name}\n" for name in names}
+        assert hosts == {name.replace("_", "-") + "\n" for name in names}
     finally:
         vmm("rm", "-f", *names)
 
@@ -195,7 +198,7 @@ def test_a_killed_builder_leaves_nothing(home: Path) -> None:
             time.sleep(delay_s)
             one.kill()
             one.wait()
-    vmm("doctor", "--repair")
+            repair.repair()
     assert [one.name for one in templates.memory_dir(home).iterdir()] == [
         f"{one.name}.memory" for one in templates.every(home)
     ]
@@ -210,6 +213,7 @@ def test_a_clone_killed_in_the_middle_hurts_nobody(home: Path) -> None:
             time.sleep(delay_s)
             one.kill()
             one.wait()
+            vmm("ls")  # the next command takes away what is left
     assert templates.damage(only(home)) == ""
     assert said("echo", "hi") == (0, "hi\n")
 
