@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from host import paths
-from host.errors import NotFound, Unsupported
+from host.errors import NotFound, WrongState
 from instances import kinds, registry
 from instances.registry import Instance
 
@@ -80,12 +81,49 @@ def _save_container(instance: Instance, ports: Sequence[Sequence[Any]]) -> None:
 
 
 def _change_machine(instance: Instance, wanted: Sequence[Port], gone: Sequence[Port]) -> None:
-    """Forwards of a machine's user network; on a bridge the network publishes."""
-    backend = kinds.backend(instance)
-    change = getattr(backend, "change_forwards", None)
-    if change is None:
-        hint = f"vmm stop {instance.name}, then give the ports at birth: vmm run --vm -p HOST:GUEST"
-        raise Unsupported(
-            "cannot change the ports of", instance.name, "this driver cannot while it runs", hint
-        )
-    change(wanted, gone)
+    """The first card's forwards: QEMU's own on a user network, the network's published ports on a bridge."""
+    from vmm.spec import Forward, from_record
+
+    spec = from_record(instance.spec)
+    if not spec.nics:
+        hint = "give it a network at birth: vmm run --vm --network user ..."
+        raise WrongState("cannot publish a port of", instance.name, "it has no network card", hint)
+    card, backend = spec.nics[0], kinds.backend(instance)
+    found = _matching([_port(one) for one in card.forwards], gone, instance.name)
+    if backend.state() in kinds.RUNNING:
+        if card.kind == "network":
+            wanted = _on_bridge(instance.name, card.network, wanted, found)
+        else:
+            wanted = _on_user_network(backend, wanted, found)
+    left = [one for one in card.forwards if _port(one) not in found]
+    made = [
+        Forward(host_ip=one.host_ip, host=one.host, guest=one.guest, protocol=one.protocol) for one in wanted
+    ]
+    cards = (replace(card, forwards=(*left, *made)), *spec.nics[1:])
+    registry.save(instance._replace(spec=replace(spec, nics=cards).to_record()))
+
+
+def _port(forward: Any) -> Port:
+    from host.linux.net import Port
+
+    return Port(forward.host_ip, forward.host, forward.guest, forward.protocol)
+
+
+def _on_bridge(name: str, network: str, wanted: Sequence[Port], gone: Sequence[Port]) -> Sequence[Port]:
+    from host.linux import net
+
+    net.unpublish(paths.home(), network, name, gone)
+    lease = net.publish(paths.home(), network, name, wanted)
+    return lease.ports[len(lease.ports) - len(wanted) :]
+
+
+def _on_user_network(backend: Any, wanted: Sequence[Port], gone: Sequence[Port]) -> Sequence[Port]:
+    from host.linux.net.ports import probed
+    from vmm.spec import Forward
+
+    for one in gone:
+        backend.unforward(Forward(host_ip=one.host_ip, host=one.host, guest=one.guest, protocol=one.protocol))
+    chosen = [probed(one) for one in wanted]
+    for one in chosen:
+        backend.forward(Forward(host_ip=one.host_ip, host=one.host, guest=one.guest, protocol=one.protocol))
+    return chosen
