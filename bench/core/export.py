@@ -136,6 +136,8 @@ def value_text(value: float, what: str) -> str:
         return _seconds(value)
     if what.endswith("_ns"):
         return _seconds(value / 1e9)
+    if what.endswith("_per_second"):
+        return f"{value:.3g} /s"
     if what.endswith("_bytes"):
         from host.sizes import format_bytes
 
@@ -166,7 +168,7 @@ def ratio_range(row: Row) -> str:
     """The ratio's interval in brackets."""
     if row.ratio is None or math.isnan(row.ratio.low):
         return ""
-    return f"({row.ratio.low:.3g}..{row.ratio.high:.3g})"
+    return f"({row.ratio.low:.2g}..{row.ratio.high:.2g})"
 
 
 def note_text(row: Row) -> str:

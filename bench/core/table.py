@@ -45,8 +45,10 @@ def _line(row: Row) -> str:
     ratio = f"{ratio_text(row)} {ratio_range(row)}".strip()
     value = value_text(row.median.estimate, row.what)
     line = f"  {label(row):<17} {row.n:>3} {value:>10} {range_text(row):>21} {ratio:>21}".rstrip()
-    told = f"{line}  {row.bad} bad" if row.bad else line
-    return told if len(told) <= WIDTH else f"{line}\n  {'':<17} {row.bad} of these runs failed"
+    if not row.bad:
+        return line
+    short = f"{line}  {row.bad} bad"
+    return short if len(short) <= WIDTH else f"{line}\n  {'':<17} {row.bad} more failed"
 
 
 def _matrix(members: Sequence[Row]) -> list[str]:

@@ -15,9 +15,9 @@ def script(target: Target, cell: Cell, body: str) -> Parts:
     """Run shell lines in a fresh instance.
 
     `work_s` is the host's time from the line before them to the line after; what they print as `name=number`
-    are values too. The body must not end the shell.
+    are values too. The body must not end the shell. A root without devices fails instead of being quick.
     """
-    inside = f"echo begin\n{body}\necho {MARKER}"
+    inside = f"test -c /dev/zero || exit 9\necho begin\n{body}\necho {MARKER}"
     parts = target.run_once(replace(cell, command=("sh", "-c", inside)))
     if parts.status == "ok" and MARKER not in parts.output:
         return replace(parts, status="failed", error=f"the work did not end: {parts.output[-200:]!r}")
@@ -29,10 +29,10 @@ def told(output: str) -> dict[str, float]:
     return {name: float(value) for name, value in _TOLD.findall(output)}
 
 
-def per_second(parts: Parts, name: str, amount: float) -> Parts:
-    """The report with a rate beside the time that the work took."""
+def per_second(parts: Parts, what: str, amount: float) -> Parts:
+    """The report with a rate, `WHAT_per_second`, beside the time that the work took."""
     took_s = parts.values.get("work_s", 0.0)
-    return with_values(parts, {name: amount / took_s}) if took_s else parts
+    return with_values(parts, {f"{what}_per_second": amount / took_s}) if took_s else parts
 
 
 def with_values(parts: Parts, values: Mapping[str, float]) -> Parts:

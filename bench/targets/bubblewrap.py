@@ -19,6 +19,7 @@ class Bubblewrap(Process):
 
     name = "bubblewrap"
     program = "bwrap"
+    devices = False
 
     def why_unavailable(self) -> Unavailable | None:
         """The program, and root for the overlay that it is given as its root directory."""
@@ -34,14 +35,14 @@ class Bubblewrap(Process):
 
     def run_once(self, cell: Cell) -> Parts:
         """One sandbox from spawn to end."""
-        with rootfs.mounted(cell.image) as root:
+        with rootfs.mounted(cell.image, self.devices) as root:
             return command.timed(self.argv(root, cell.command), cell, Edges())
 
     @contextmanager
     def hold(self, cell: Cell) -> Iterator[Held]:
         """A sandbox whose command sleeps."""
         with (
-            rootfs.mounted(cell.image) as root,
+            rootfs.mounted(cell.image, self.devices) as root,
             command.running(self.argv(root, command.resting(cell)), cell.deadline_s) as pid,
         ):
             yield Idle(pid)

@@ -19,7 +19,7 @@ from bench.core.target import MARKER, Cell, Held, Parts, Unavailable
 from bench.targets import command
 from host import paths
 from host.edges import Edges
-from host.errors import DeadlinePassed, Failure
+from host.errors import DeadlinePassed, Failure, NotFound
 from host.sizes import parse_bytes
 from host.stdio import Stdio
 
@@ -92,9 +92,17 @@ class Ours:
         return Parts(**{**vars(parts), "accelerator": self._accelerator})
 
     def _run(self, cell: Cell, stdio: Stdio, edges: Edges) -> int:
-        from instances import runs
+        from instances import registry, runs
 
-        return runs.run(self.request(cell), stdio, edges)
+        request = self.request(cell)
+        if cell.mode != "workload":
+            return runs.run(request, stdio, edges)
+        # With --rm an instance may skip flushes, as it need not outlive a crash: work is measured without.
+        try:
+            return runs.run(request._replace(rm=False), stdio, edges)
+        finally:
+            with contextlib.suppress(NotFound):
+                runs.remove(registry.load(str(request.name)), force=True)
 
     def _booted(self, cell: Cell) -> Parts:
         edges = Edges()

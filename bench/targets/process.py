@@ -50,7 +50,7 @@ class Process:
 
     def run_once(self, cell: Cell) -> Parts:
         """Spawn the command; the root directory is mounted before t0."""
-        with rootfs.mounted(cell.image) as root:
+        with rootfs.mounted(cell.image, devices=True) as root:
             return command.timed(command.under_init(cell.command), cell, Edges(), root=str(root))
 
     @contextmanager
@@ -58,7 +58,7 @@ class Process:
         """The command's place taken by one that sleeps."""
         argv = command.under_init(command.resting(cell))
         with (
-            rootfs.mounted(cell.image) as root,
+            rootfs.mounted(cell.image, devices=True) as root,
             command.running(argv, cell.deadline_s, root=str(root)) as pid,
         ):
             yield Idle(pid)

@@ -38,8 +38,11 @@ def prepare(image: str) -> None:
 
 
 @contextmanager
-def mounted(image: str) -> Iterator[Path]:
-    """The image's root directory, writable, seen by this process and its children only; needs root."""
+def mounted(image: str, devices: bool = False) -> Iterator[Path]:
+    """The image's root directory, writable, seen by this process and its children only; needs root.
+
+    `devices` gives it the host's /dev and a /proc, for targets that mount neither.
+    """
     from instances import provision
 
     lowers = [str(_helper_layer()), *provision.lower_dirs(provision.image(image))]
@@ -51,6 +54,9 @@ def mounted(image: str) -> Iterator[Path]:
         syscalls.mount(b"none", b"/", b"", syscalls.MS_REC | syscalls.MS_PRIVATE, b"")
         options = f"lowerdir={':'.join(lowers)},upperdir={scratch}/upper,workdir={scratch}/work"
         syscalls.mount(b"overlay", root, b"overlay", 0, options.encode())
+        if devices:
+            syscalls.mount(b"/dev", root + b"/dev", b"", syscalls.MS_BIND | syscalls.MS_REC, b"")
+            syscalls.mount(b"proc", root + b"/proc", b"proc", 0, b"")
         try:
             yield scratch / "root"
         finally:

@@ -15,6 +15,7 @@ class Unshare(Bubblewrap):
 
     name = "unshare"
     program = "unshare"
+    devices = True
 
     def why_unavailable(self) -> Unavailable | None:
         """util-linux is everywhere; root is needed."""

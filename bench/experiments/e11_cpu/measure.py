@@ -9,15 +9,15 @@ from bench.core.target import Cell, Parts, Target
 WORK = {
     "hash": (
         "dd if=/dev/zero bs=64k count=512 2>/dev/null | sha256sum >/dev/null",
-        "hashed_bytes_s",
-        512 * 65536,
+        "hashed_mib",
+        32,
     ),
-    "syscalls": ("dd if=/dev/zero of=/dev/null bs=1 count=200000 2>/dev/null", "calls_s", 400_000),
-    "processes": ("i=0; while [ $i -lt 200 ]; do /bin/true; i=$((i+1)); done", "processes_s", 200),
+    "syscalls": ("dd if=/dev/zero of=/dev/null bs=1 count=200000 2>/dev/null", "calls", 400_000),
+    "processes": ("i=0; while [ $i -lt 200 ]; do /bin/true; i=$((i+1)); done", "processes", 200),
 }
 
 
 def measure(target: Target, cell: Cell) -> Parts:
     """The work's seconds and its rate."""
     body, rate, amount = WORK[str(cell.param("work", "hash"))]
-    return workload.per_second(workload.script(target, cell, body), f"{rate}", float(amount))
+    return workload.per_second(workload.script(target, cell, body), rate, float(amount))

@@ -7,10 +7,10 @@ from bench.core.target import Cell, Parts, Target
 
 WORK = {
     "write": ("dd if=/dev/zero of=/big bs=1M count=64 conv=fsync 2>/dev/null; rm /big",
-              "written_bytes_s", 64 << 20),
+              "written_mib", 64),
     "sync": (
         "i=0; while [ $i -lt 50 ]; do dd if=/dev/zero of=/small bs=4k count=1 conv=fsync 2>/dev/null; "
-        "i=$((i+1)); done; rm /small", "flushes_s", 50,
+        "i=$((i+1)); done; rm /small", "flushes", 50,
     ),
 }  # fmt: skip
 

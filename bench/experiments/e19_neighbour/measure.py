@@ -7,8 +7,8 @@ import contextlib
 from bench.core import workload
 from bench.core.target import Cell, Parts, Target
 
-BYTES = 16 << 20
-BODY = f"dd if=/dev/zero bs=64k count={BYTES // 65536} 2>/dev/null | sha256sum >/dev/null"
+MIB = 16
+BODY = f"dd if=/dev/zero bs=64k count={MIB * 16} 2>/dev/null | sha256sum >/dev/null"
 
 
 def measure(target: Target, cell: Cell) -> Parts:
@@ -17,4 +17,4 @@ def measure(target: Target, cell: Cell) -> Parts:
         for _ in range(int(cell.param("neighbours", 0))):
             stack.enter_context(target.hold(cell))
         parts = workload.script(target, cell, BODY)
-    return workload.per_second(parts, "hashed_bytes_s", float(BYTES))
+    return workload.per_second(parts, "hashed_mib", float(MIB))
