@@ -55,7 +55,12 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
     argv = _own_disk_argv(request, image) if image.disk else argv_of(request, image.config)
     init = argv[0] if argv[0] in INITS else None
     boot = request.boot or ("bios" if image.disk else _default_boot(request, init))
+    # A disk of ours has no boot loader: the firmware, too, gets its kernel from QEMU.
+    loaded = boot in KERNEL_BOOTS or not image.disk
     hostname = request.hostname or who.name.replace("_", "-").replace(".", "-")
+    memory_bytes, cpus = request.memory_bytes or (512 << 20 if init else 256 << 20), _whole_cpus(request.cpus)
+    # Hotplug needs places that a machine is born with; a microvm and a command have no use for them.
+    roomy = boot != "microvm" and init is not None
     return MachineSpec(
         name=who.name,
         uuid=f"{who.id[:8]}-{who.id[8:12]}-4{who.id[13:16]}-8{who.id[17:20]}-{who.id[20:32]}",
@@ -64,12 +69,15 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
         arch=request.arch or "x86_64",
         boot=boot,
         machine=request.machine or "",
-        memory_bytes=request.memory_bytes or (512 << 20 if init else 256 << 20),
-        cpus=_whole_cpus(request.cpus),
-        kernel=files.kernel if boot in KERNEL_BOOTS else "",
-        initrd=files.initrd if boot in KERNEL_BOOTS else "",
+        memory_bytes=memory_bytes,
+        max_memory_bytes=4 * memory_bytes if roomy else 0,
+        cpus=cpus,
+        max_cpus=max(4, 2 * cpus) if roomy else 0,
+        balloon=roomy,
+        kernel=files.kernel if loaded else "",
+        initrd=files.initrd if loaded else "",
         append=request.append or "",
-        root="/dev/vda" if boot in KERNEL_BOOTS else "",
+        root="/dev/vda" if loaded else "",
         init=init,
         hostname=hostname,
         command=_command(request, image, argv, hostname),
@@ -205,7 +213,7 @@ def _kernel_files(spec: MachineSpec, request: RunRequest) -> tuple[str, str]:
     from instances import provision
     from vmm import rungs
 
-    if spec.boot not in KERNEL_BOOTS:
+    if not spec.kernel:
         return "", ""
     word = _kernel_word(request)
     if "/" not in word and not (paths.home() / "cache" / "kernels" / word).exists():

@@ -27,13 +27,13 @@ def image(name: str) -> Image:
     here = store()
     try:
         return here.resolve(name)
-    except NotFound as missing:
+    except NotFound:
         from images import bases
 
         if bases.makes(name):
             said(f"{name} is not here yet: making it")
             return bases.build(here, name, said)
-        return _pulled(here, name, missing)
+        return _pulled(here, name)
 
 
 def image_or_outline(name: str) -> Image:
@@ -64,15 +64,13 @@ def _unknown(name: str) -> NotFound:
     return NotFound("no image", repr(name), why, hint)
 
 
-def _pulled(here: Store, name: str, missing: NotFound) -> Image:
+def _pulled(here: Store, name: str) -> Image:
     from images import reference
 
     if not reference.parse(name).host:
         raise _unknown(name) from None
-    try:
-        from images import pull
-    except ImportError:
-        raise missing from None
+    from images import pull
+
     try:
         said(f"{name} is not here yet: pulling it")
         pulled: Image = pull.pull(here, name, said)

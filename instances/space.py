@@ -40,9 +40,18 @@ def uses() -> list[Use]:
             allocated_bytes(paths.instances_dir()),
         ),
         Use("volumes", len(found), sum(bool(one.users) for one in found), allocated_bytes(home / "volumes")),
-        Use("templates", _count(home / "templates"), 0, allocated_bytes(home / "templates")),
+        _templates(),
         Use("caches", _count(home / "cache"), 0, allocated_bytes(home / "cache")),
     ]
+
+
+def _templates() -> Use:
+    """Frozen machines: their folders and their memory, which lies apart, in a file system in memory."""
+    from vmm import templates
+
+    home, found = paths.home(), templates.every(paths.home())
+    memory = allocated_bytes(templates.memory_dir(home))
+    return Use("templates", len(found), 0, allocated_bytes(templates.root(home)) + memory)
 
 
 def _images() -> list[str]:
@@ -86,8 +95,20 @@ def prune(images: bool = False, volumes: bool = False) -> Pruned:
             removed.append(f"instance {row.instance.name}")
     if volumes:
         removed += [f"volume {name}" for name in named.prune()]
+    if images:
+        removed += _prune_templates()
     removed += _prune_images(images)
     return Pruned(removed, max(0, before - allocated_bytes(paths.home())))
+
+
+def _prune_templates() -> list[str]:
+    """Templates that nobody asked for by name: the next run freezes them again."""
+    from vmm import templates
+
+    made = [one.name for one in templates.every(paths.home()) if one.automatic]
+    for name in made:
+        templates.remove(paths.home(), name)
+    return [f"template {name}" for name in made]
 
 
 def _prune_images(unused: bool) -> list[str]:

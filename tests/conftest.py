@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import leaks
 import pytest
-
-from host import paths
 
 
 @pytest.fixture
@@ -17,6 +15,4 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     where = tmp_path / "home"
     monkeypatch.setenv("VMM_HOME", str(where))
     yield where
-    shutil.rmtree(paths.run_dir(where), ignore_errors=True)
-    # the frozen memory of templates lies apart from the home, in memory
-    shutil.rmtree(Path("/dev/shm", f"vmm-{paths.run_dir(where).name}"), ignore_errors=True)
+    leaks.forget(where)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from host import paths
+from host.errors import Failure
 
 _SETTLE_S = 5.0
 
@@ -39,6 +41,18 @@ def none(home: Path, files: bool = True) -> Iterator[None]:
         if time.monotonic() >= deadline:
             raise AssertionError("left behind:\n" + "\n".join(sorted(left)))
         time.sleep(0.05)
+
+
+def forget(home: Path) -> None:
+    """Take away what a home keeps outside of itself: networks, the run directory, the memory of templates."""
+    if (home / "networks").is_dir() and os.geteuid() == 0:
+        from host.linux.net import networks
+
+        for network in networks.listing(home):
+            with contextlib.suppress(Failure):
+                networks.remove(home, network.name)
+    shutil.rmtree(paths.run_dir(home), ignore_errors=True)
+    shutil.rmtree(Path("/dev/shm", f"vmm-{paths.run_dir(home).name}"), ignore_errors=True)
 
 
 def _marks(home: Path) -> tuple[str, str]:

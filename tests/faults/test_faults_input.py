@@ -6,11 +6,29 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import leaks
 import pytest
 from capabilities import need
+
+
+@pytest.fixture(scope="module")
+def made_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One home for the module: image, kernel and disk are made once."""
+    where = tmp_path_factory.mktemp("input") / "home"
+    yield where
+    leaks.forget(where)
+
+
+@pytest.fixture
+def home(made_home: Path) -> Iterator[Path]:
+    """The home, without the instances of the test before."""
+    yield made_home
+    if list(made_home.glob("instances/*")):
+        vmm(made_home, "rm", "-f", "--all")
+
 
 BOTH = pytest.mark.parametrize("kind", ["--ct", "--vm"])
 
@@ -22,7 +40,7 @@ def vmm(home: Path, *words: str, timeout_s: float = 60, **env: str) -> subproces
         capture_output=True,
         text=True,
         timeout=timeout_s,
-        env={**os.environ, "VMM_HOME": str(home), **env},
+        env={"VMM_ACCEL": "tcg", **os.environ, "VMM_HOME": str(home), **env},
         check=False,
     )
 
@@ -179,9 +197,10 @@ def test_a_guest_that_never_reports_is_given_up_in_time(home: Path) -> None:
         one_error(vmm(home, *run, VMM_BOOT_TIMEOUT_S="0.3"), 125, "0.3 s", "guest")
 
 
-def test_sigterm_before_the_start_leaves_nothing(home: Path) -> None:
+def test_sigterm_before_the_start_leaves_nothing(tmp_path: Path) -> None:
     """Ended while the image is being made: the name is free again, and nothing half made shows."""
     need("root", "busybox")
+    home = tmp_path / "home"
     words = [
         sys.executable,
         "-m",
@@ -206,3 +225,4 @@ def test_sigterm_before_the_start_leaves_nothing(home: Path) -> None:
         with leaks.none(home):
             vmm(home, "rm", "-f", "early")
         assert vmm(home, "ls", "-a", "-q").stdout == ""
+    leaks.forget(home)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 import subprocess
 import time
@@ -24,7 +23,7 @@ STATES = {"created", "running", "paused", "exited", "booting"}
 def vmm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     home = tmp_path_factory.mktemp("killed") / "home"
     yield CommandLine(home)
-    shutil.rmtree(paths.run_dir(home), ignore_errors=True)
+    leaks.forget(home)
 
 
 def _needs(kind: str) -> None:
@@ -44,8 +43,15 @@ def _killed_after(vmm: CommandLine, words: list[str], delay_s: float) -> None:
         process.send_signal(signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("kind", "longest_s"), [("--ct", 0.25), ("--vm", 1.5)])
-@pytest.mark.parametrize("rm", [["--rm"], []], ids=["rm", "kept"])
+@pytest.mark.parametrize(
+    ("kind", "longest_s", "rm"),
+    [
+        pytest.param("--ct", 0.25, ["--rm"], id="ct-rm"),
+        pytest.param("--ct", 0.25, [], id="ct-kept"),
+        pytest.param("--vm", 1.5, ["--rm"], id="vm-rm"),
+        pytest.param("--vm", 1.5, [], id="vm-kept", marks=pytest.mark.slow),
+    ],
+)
 def test_kill_9_of_run_leaves_a_world_that_is_understood(
     kind: str, longest_s: float, rm: list[str], vmm: CommandLine
 ) -> None:

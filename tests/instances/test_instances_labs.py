@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from capabilities import need
 from commandline import CommandLine
 
-from host import paths
 from host.errors import Failure
 from instances import labs
 
@@ -104,8 +102,7 @@ def test_a_lab_of_both_kinds_comes_up_changes_and_goes(tmp_path: Path) -> None:
             assert vmm.ok("volume", "ls", "-q") == ""
     finally:
         vmm.run("rm", "-f", "--all")
-        vmm.run("network", "rm", "shop-back", "bridge")
-        shutil.rmtree(paths.run_dir(home), ignore_errors=True)
+        leaks.forget(home)
 
 
 def _eventually_says(vmm: CommandLine, name: str, words: str) -> None:
@@ -143,7 +140,7 @@ def test_events_tell_a_life_and_what_ended_by_itself(tmp_path: Path) -> None:
         time.sleep(0.4)
         reader.terminate()
         lines = [json.loads(line) for line in (reader.stdout or []) if line.strip()]
-    shutil.rmtree(paths.run_dir(home), ignore_errors=True)
+    leaks.forget(home)
     assert [one["event"] for one in lines if one["name"] == "short"] == [
         "created",
         "started",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -16,15 +15,13 @@ import pytest
 from capabilities import need
 from commandline import CommandLine
 
-from host import paths
-
 
 @pytest.fixture(scope="module")
 def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One home for the module: images and the kernel are made once."""
     home = tmp_path_factory.mktemp("lifecycle") / "home"
     yield home
-    shutil.rmtree(paths.run_dir(home), ignore_errors=True)
+    leaks.forget(home)
 
 
 @pytest.fixture(params=["--ct", "--vm"])
