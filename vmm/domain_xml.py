@@ -75,7 +75,7 @@ def _os(domain: Element, spec: MachineSpec, launch: Launch) -> None:
         _text(os_, "loader", spec.firmware, type="rom")
     elif spec.boot == "pvh" and not spec.vmgenid:
         _text(os_, "loader", QBOOT, type="rom")
-    if spec.boot in ("bios", "uefi"):
+    if not spec.kernel:
         return
     _text(os_, "kernel", spec.kernel)
     if spec.initrd:
@@ -151,7 +151,7 @@ def _disk(devices: Element, spec: MachineSpec, disk: Disk, number: int) -> None:
         SubElement(element, "readonly")
     if disk.serial:
         _text(element, "serial", disk.serial)
-    if spec.boot in ("bios", "uefi"):
+    if not spec.kernel:
         SubElement(element, "boot", {"order": str(number + 1)})
     if not sata:
         _mmio(element, spec)

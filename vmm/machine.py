@@ -18,7 +18,7 @@ from host.stdio import Stdio
 from vmm import process, records
 from vmm.boot import Boot
 from vmm.channel import Channel, HungUp
-from vmm.spec import FIRMWARE_BOOTS, KERNEL_BOOTS, Forward, MachineSpec, check
+from vmm.spec import FIRMWARE_BOOTS, Forward, MachineSpec, check
 
 if TYPE_CHECKING:
     from vmm.launch import Launch
@@ -71,7 +71,7 @@ class Machine:
         """
         boot = self._boot(edges, dies_with_us=False)
         try:
-            if self.spec.boot in KERNEL_BOOTS:
+            if self.spec.kernel:
                 channel = self._helper(boot)
                 if self.spec.command_mode:
                     channel.start_main(self._main())

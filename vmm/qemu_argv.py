@@ -6,7 +6,7 @@ import shlex
 
 from vmm.kernel_line import kernel_line
 from vmm.launch import CHANNELS, Launch
-from vmm.spec import KERNEL_BOOTS, Disk, MachineSpec, Nic, Share
+from vmm.spec import Disk, MachineSpec, Nic, Share
 
 QBOOT = "/usr/share/qemu/qboot.rom"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -20,7 +20,7 @@ def argv(spec: MachineSpec, launch: Launch) -> list[str]:
         launch.qemu,
         *("-name", f"guest={escape(spec.name)},debug-threads=on"),
         *("-no-user-config", "-nodefaults", "-display", "none", "-sandbox", SANDBOX),
-        *(("-no-reboot",) if spec.boot in KERNEL_BOOTS else ()),
+        *(("-no-reboot",) if spec.kernel else ()),
         *_machine(spec, launch),
         *_memory(spec, launch),
         *_boot(spec, launch),
@@ -107,11 +107,12 @@ def _memory(spec: MachineSpec, launch: Launch) -> list[str]:
 
 def _boot(spec: MachineSpec, launch: Launch) -> list[str]:
     if spec.boot == "uefi":
-        return [*_pflash("firmware", spec.firmware, True), *_pflash("vars", spec.firmware_vars, False)]
-    words = ["-bios", spec.firmware] if spec.firmware else []
+        words = [*_pflash("firmware", spec.firmware, True), *_pflash("vars", spec.firmware_vars, False)]
+    else:
+        words = ["-bios", spec.firmware] if spec.firmware else []
     if spec.boot == "pvh" and not spec.firmware and not spec.vmgenid:
         words = ["-bios", QBOOT]  # qboot never boots a machine with vmgenid
-    if spec.boot == "bios":
+    if not spec.kernel:
         return words
     words += ["-kernel", spec.kernel]
     words += ["-initrd", spec.initrd] if spec.initrd else []
@@ -183,7 +184,7 @@ def _disk(spec: MachineSpec, disk: Disk, number: int) -> list[str]:
         serial = serial or f",serial={node}"  # the NVMe controller refuses to be without one
     if disk.cdrom and spec.boot != "microvm" and spec.arch == "x86_64":
         device, serial = "ide-cd", ""
-    first = f",bootindex={number + 1}" if spec.boot in ("bios", "uefi") else ""
+    first = "" if spec.kernel else f",bootindex={number + 1}"
     return [*words, "-device", f"{device},id=dev-{node},drive={node}{serial}{first}"]
 
 

@@ -7,7 +7,7 @@ from vmm.spec import MachineSpec
 
 def kernel_file(boot: str) -> str:
     """Which file of a guest kernel a boot mode starts: `bzimage`, or `vmlinux`, which carries a PVH note."""
-    return "bzimage" if boot == "direct" else "vmlinux"
+    return "vmlinux" if boot in ("pvh", "microvm") else "bzimage"
 
 
 def modules(spec: MachineSpec) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ class MachineSpec:
     @property
     def command_mode(self) -> bool:
         """Whether the guest helper is pid 1 and the machine lives as long as its command."""
-        return self.init is None and self.boot in KERNEL_BOOTS
+        return self.init is None and bool(self.kernel)
 
     @property
     def reaches_ssh(self) -> bool:

@@ -267,3 +267,29 @@ def test_templates_by_name(home: Path) -> None:
     gone = vmm("run", "--vm", "--rm", "--from", "one", "true")
     assert gone.returncode == 125
     assert "no template 'one'" in gone.stderr
+
+
+def test_a_clone_keeps_its_disk_when_its_template_goes_and_it_starts_again(home: Path) -> None:
+    asked = TINY._replace(rm=False, name="kept", command=("sh", "-c", "ls /kept; echo x >/kept"))
+    try:
+        first = runs.run_detached(asked, Edges())
+        assert vmm("wait", first.name).stdout == "0\n"
+        templates.remove(home, only(home).name)
+        assert vmm("start", first.name).returncode == 0
+        assert vmm("wait", first.name).stdout == "0\n"
+        assert vmm("logs", first.name).stdout.splitlines()[-1] == "/kept"  # what the first start had written
+    finally:
+        vmm("rm", "-f", "kept")
+
+
+def test_a_template_is_kept_while_a_disk_stands_on_it(home: Path) -> None:
+    made = vmm("template", "create", "two", "tiny", "--network", "none", "--memory", "128M", "--accel", "tcg")
+    assert made.returncode == 0, made.stderr
+    try:
+        assert vmm("run", "--vm", "-d", "--name", "upon", "--from", "two", "sleep", "9").returncode == 0
+        refused = vmm("template", "rm", "two")
+        assert refused.returncode == 1
+        assert "vmm rm upon first" in refused.stderr
+    finally:
+        vmm("rm", "-f", "upon")
+    assert vmm("template", "rm", "two").returncode == 0
