@@ -189,9 +189,9 @@ class Container:
 
     def oom_killed(self) -> bool:
         """Whether a process was killed, in this run or the last, since the memory limit was used up."""
-        if (self.run_dir / "oom").exists():
-            return True
-        return self.spec.limits.memory_bytes is not None and bool(self.cgroup().stats().get("oom_kills"))
+        # The cgroup first: whoever removes it has written the note before.
+        limited = self.spec.limits.memory_bytes is not None
+        return (limited and bool(self.cgroup().stats().get("oom_kills"))) or (self.run_dir / "oom").exists()
 
     def run(self, stdio: Stdio, edges: Edges) -> int:
         """Start in the foreground, pass stdio and signals, and return the command's status; nothing runs on.
@@ -278,6 +278,10 @@ class Container:
         """
         if runtime.living(self.run_dir):
             raise WrongState("cannot remove", self.spec.name, "it is running", "vmm stop it first, or rm -f")
+        if (self.run_dir / "stdout").exists():
+            from containers import detached
+
+            detached.settle(self)
         self.clean()
         self._remove_layer()
         for path in self.folder.glob("log*"):

@@ -7,6 +7,7 @@ of the home reads them into the log.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -188,12 +189,12 @@ def stop(container: Container, time_s: float) -> str:
     restarts.mark_stopped(container)
     name = container.spec.stop_signal.upper().removeprefix("SIG")
     number = int(name) if name.isdigit() else signal.Signals[f"SIG{name}"]
-    kill(container, number)
+    with contextlib.suppress(WrongState, ProcessLookupError):  # it may end by itself meanwhile
+        kill(container, number)
     why = ""
     if not wait_gone(container, time_s):
         why = _why_not_gone(container, number, time_s)
-        if runtime.living(container.run_dir):
-            kill(container, signal.SIGKILL)
+        end(container)
         if not wait_gone(container, 10):
             raise DeadlinePassed("cannot stop", container.spec.name, "it lives 10 s after SIGKILL (state D?)")
     container.clean()
@@ -269,6 +270,18 @@ def _follow(container: Container, reader: logs.Reader, timestamps: bool, out_fd:
 def _last_words(container: Container, reader: logs.Reader, timestamps: bool, out_fd: int) -> None:
     wait_drained(container)
     _write(out_fd, reader.records(), timestamps)
+
+
+def settle(container: Container) -> None:
+    """Let a living supervisor finish with a container that ended: it must not write after rm."""
+    base = container.run_dir.parent
+    if runtime.recorded(container.run_dir) is None:
+        return  # it never ran: the supervisor has nothing to finish
+    try:
+        with records.lock(base / "supervisor.lock", wait_s=0):
+            pass  # nobody looks after it
+    except DeadlinePassed:
+        wait_drained(container)
 
 
 def wait_drained(container: Container) -> None:

@@ -114,6 +114,7 @@ class Supervisor:
             return
         pidfd = detached.pidfd(container)
         if pidfd is None:
+            # Before the pid is written down the start may still fail; its folder is not ours to touch then.
             if runtime.recorded(container.run_dir):
                 self._finish(Ward(container, -1))
             return

@@ -12,16 +12,15 @@ from containers.spec import ContainerSpec, Device, Health, Mount, check
 from host.errors import Usage
 from host.linux.cgroup import Layout, Limits
 
-LAYOUT = Layout(
-    1, {name: f"/sys/fs/cgroup/{name}" for name in ("pids", "memory", "cpu", "freezer", "devices")}
-)
+CONTROLLERS = ("pids", "memory", "cpu", "freezer", "devices")
+LAYOUT = Layout(1, {name: f"/sys/fs/cgroup/{name}" for name in CONTROLLERS})
 BASE = ContainerSpec("box", ("/layers/top", "/layers/base"), ("true",))
 
 
 def facts(spec, **wishes):
     values = {
-        "folder": "/home/instances/box", "run": "/run/vmm/x/box", "identity": users.Identity(), "rootless": False,
-        "cgroup_layout": LAYOUT, "cgroup_name": "x-box",
+        "folder": "/home/instances/box", "run": "/run/vmm/x/box", "identity": users.Identity(),
+        "rootless": False, "cgroup_layout": LAYOUT, "cgroup_name": "x-box",
     }  # fmt: skip
     return plan.Facts(**{**values, **wishes})
 

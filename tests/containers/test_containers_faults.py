@@ -1,0 +1,204 @@
+"""kill -9 at random moments of everything: nothing leaks, and every later word is right."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import leaks
+import pytest
+
+from containers import runtime
+from host import paths, records
+from host.edges import Edges
+from host.errors import Failure
+from host.exec_request import ExecRequest
+from host.stdio import Stdio
+
+ROUNDS = int(os.environ.get("VMM_FAULT_ROUNDS", "200"))
+LONGEST_S = 0.06
+
+
+def in_child(work) -> int:
+    """Fork and work there; what it says goes nowhere."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+            for number in range(3):
+                os.dup2(null, number)
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def a_run(lab, container):
+    lab.run(container)
+
+
+def a_start(lab, container):
+    container.start(Edges())
+
+
+def an_exec(lab, container):
+    with tempfile.TemporaryFile() as output:
+        container.exec(ExecRequest(("true",)), Stdio(0, output.fileno(), output.fileno()))
+
+
+def a_stop(lab, container):
+    container.stop(0)
+
+
+def a_removal(lab, container):
+    container.stop(0)
+    container.remove()
+
+
+def supervisors(home):
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"containers.supervisor" in words and str(home).encode() in words:
+            found.append(int(name))
+    return found
+
+
+def prepared(lab, number, running):
+    container = lab.make("/bin/sleep", "60", name=f"f{number}")
+    records.write(container.folder / "instance.json", {"spec": container.spec.to_record()})
+    if running:
+        container.start(Edges())
+    return container
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kill_9_at_random_moments(lab):
+    chance = random.Random(4711)
+    words = ((a_run, False), (a_start, False), (an_exec, True), (a_stop, True), (a_removal, True))
+    with leaks.none(lab.home, files=False):
+        for number in range(ROUNDS):
+            work, running = chance.choice(words)
+            container = prepared(lab, number, running)
+            pid = in_child(lambda work=work, container=container: work(lab, container))
+            time.sleep(chance.uniform(0, LONGEST_S))
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            if chance.random() < 0.3:
+                for supervisor in supervisors(lab.home):
+                    os.kill(supervisor, signal.SIGKILL)
+            check_and_clean(container, kill_init=chance.random() < 0.3)
+            lab.made.remove(container)
+        for supervisor in supervisors(lab.home):
+            os.kill(supervisor, signal.SIGTERM)
+    assert not [one for one in os.listdir(paths.run_dir(lab.home)) if not one.startswith("supervisor")]
+
+
+def check_and_clean(container, kill_init):
+    """Whatever happened, the state is one of the known, and the next commands work."""
+    state, init = container.state(), runtime.living(container.run_dir)
+    if (state == "running") != (init is not None):  # it was on its way out just then
+        state, init = container.state(), runtime.living(container.run_dir)
+    assert state in ("created", "running", "exited"), state
+    assert (state == "running") == (init is not None)
+    if init and kill_init:
+        os.kill(init.pid, signal.SIGKILL)
+    container.stop(0)
+    assert container.pid() is None
+    if container.state() == "exited":
+        assert container.status() != 0, "nobody saw an end with 0"
+    container.remove()
+    assert not container.cgroup().directories()
+    assert not container.run_dir.exists()
+    assert {one.name for one in container.folder.iterdir()} <= {"instance.json", "lock"}
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(lab, tmp_path):
+    """On four megabytes a hog inside sees ENOSPC itself; without any space the start fails in words."""
+    import subprocess
+
+    image, mounted = tmp_path / "disk", tmp_path / "mounted"
+    mounted.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(4 << 20)
+    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", str(image)], check=True)
+    if subprocess.run(["mount", "-o", "loop", str(image), str(mounted)], check=False).returncode:
+        pytest.skip("no loop device to mount here")
+    try:
+        folder = mounted / "instances" / "c1"
+        folder.mkdir(parents=True)
+        script = "dd if=/dev/zero of=/hog bs=64k count=150; echo status $?"
+        container = lab.make("/bin/sh", "-c", script, ephemeral=False)
+        container.folder = folder
+        _, output = lab.run(container)
+        assert "No space left" in output
+        assert "status 1" in output
+        other = mounted / "instances" / "c2"
+        other.mkdir()
+        _fill(mounted)
+        container.folder = other
+        with pytest.raises((Failure, OSError), match="No space"):
+            lab.run(container)
+        assert container.pid() is None
+        assert not container.cgroup().directories()
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
+        container.folder = lab.home / "instances" / "c1"
+
+
+def _fill(directory):
+    """Take every block and every inode."""
+    with contextlib.suppress(OSError), open(directory / "rest", "wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    with contextlib.suppress(OSError):
+        for number in range(100_000):
+            (directory / f"i{number}").touch()
+
+
+def test_a_neighbour_goes_on_beside_a_fork_bomb_and_a_hog(lab):
+    from host.linux.cgroup import Limits
+
+    neighbour = prepared(lab, 1, True)
+    bomb = lab.make(
+        "/bin/sh", "-c", "f() { f | f & }; f; sleep 60", name="bomb", limits=Limits(pids=60, cpus=0.5)
+    )
+    hog = lab.make(
+        "/bin/sh", "-c", "while :; do x=$x$x$x; x=${x:-aaaaaaaa}; done", name="hog",
+        limits=Limits(memory_bytes=32 << 20, cpus=0.2),
+    )  # fmt: skip
+    for one in (bomb, hog):
+        records.write(one.folder / "instance.json", {"spec": one.spec.to_record()})
+        one.start(Edges())
+    times = []
+    for _ in range(20):
+        began = time.monotonic()
+        an_exec(lab, neighbour)
+        times.append(time.monotonic() - began)
+    assert sorted(times)[-1] < 5, "the slowest answer of a neighbour"
+    assert bomb.stats()["pids"] <= 60
+    bomb.stop(0)
+    assert not bomb.cgroup().directories()
+
+
+def test_ten_gigabytes_of_output_are_bounded_on_disk(lab):
+    container = lab.make(
+        "/bin/sh", "-c", "while :; do cat /bin/busybox; done", log_bytes=1 << 20, log_files=2
+    )
+    records.write(container.folder / "instance.json", {"spec": container.spec.to_record()})
+    container.start(Edges())
+    time.sleep(1.5)
+    sizes = [one.stat().st_size for one in container.folder.glob("log*")]
+    assert 1 << 20 < sum(sizes) < 3 << 20
+    assert container.stop(5) == ""
