@@ -21,6 +21,9 @@ _COMPARE: dict[type, Callable[[float, float], bool]] = {
 _ARITHMETIC: dict[type, Callable[[float, float], float]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
 }  # fmt: skip
+_READABLE = (
+    ast.Compare, ast.cmpop, ast.BinOp, ast.operator, ast.Constant, ast.Name, ast.Attribute, ast.expr_context,
+)  # fmt: skip
 _STATISTICS: dict[str, Callable[[Row], float]] = {
     "median": lambda row: row.median.estimate,
     "low": lambda row: row.median.low,
@@ -56,6 +59,8 @@ def parse(text: str) -> Condition:
         raise _unreadable(text, error.msg or "syntax") from None
     if not isinstance(tree, ast.Compare) or len(tree.ops) != 1 or type(tree.ops[0]) not in _COMPARE:
         raise _unreadable(text, "not a comparison of two numbers")
+    if not all(isinstance(node, _READABLE) for node in ast.walk(tree)):
+        raise _unreadable(text, "only numbers, + - * / and names can stand there")
     numbers = list(_numbers(tree, text))
     if not numbers:
         raise _unreadable(text, "it names no measured number")
