@@ -21,7 +21,7 @@ from host.linux import syscalls as sc
 if TYPE_CHECKING:
     import socket
 
-SETUP, CGROUP, PRIVILEGES, CWD, EXEC, TERMINAL = range(6)  # guest/vmm-guest.c knows EXEC
+SETUP, CGROUP, PRIVILEGES, CWD, EXEC, TERMINAL, JOIN = range(7)  # guest/vmm-guest.c knows EXEC
 REPORT = struct.Struct("iii")
 GO = b"g"
 # Where the command (or the helper) finds its descriptors; the helper's own options name them.
@@ -45,6 +45,7 @@ class Child(NamedTuple):
     gate: int
     report: int
     joins: tuple[tuple[int, int], ...] = ()
+    doors: tuple[int, ...] = ()  # of our cgroups: see host.linux.cgroup.Cgroup.doors
     wait_for_maps: bool = False
     death_signal: int = 0
     ignored: tuple[int, ...] = ()
@@ -66,6 +67,9 @@ def main(child: Child) -> None:
         _become_leader(child)
         _perform(child.steps, SETUP, progress)
         _wait(child.gate)
+        progress[:] = JOIN, 0
+        for fd in child.doors:
+            os.write(fd, b"0")
         _perform(child.late_steps, CGROUP, progress)
         progress[:] = TERMINAL, 0
         stdio = _terminal(child)

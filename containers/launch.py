@@ -74,14 +74,16 @@ def start(
 ) -> int:
     """Run the plan in a new process and return its pid once the command executes; an `orphan` is init's.
 
-    `before_go` gets the pid while the child waits at its gate, in its namespaces and its cgroup. Raises
+    `before_go` gets the pid while the child waits at its gate, in its namespaces. Raises
     what the child reported, with nothing left of it.
     """
     if len(os.listdir("/proc/self/task")) > 1:
         raise Failure(
             "cannot start the container", why="this process has threads, and clone(2) copies only one"
         )
-    with _Ends(launch.plan.joins) as ends:
+    if launch.limits is not None:
+        launch.cgroup.create(launch.limits, launch.devices)
+    with _Ends(launch.plan.joins, launch.cgroup) as ends:
         child = _child(launch, streams, ends, death_signal)
         edges.mark("t2")
         pid = _clone(launch.plan.clone_flags, ends.joins, child, orphan)
@@ -101,27 +103,28 @@ def _prepare(pid: int, launch: Launch, gate: int, before_go: Callable[[int], Non
     if launch.maps:
         idmap.write(pid, launch.maps)
         _open_gate(gate)
-    if launch.limits is not None:
-        launch.cgroup.create(launch.limits, launch.devices)
-    launch.cgroup.add(pid)
+    if launch.cgroup.layout.version == 2:
+        launch.cgroup.add(pid)
     _limit_process(pid, launch)
     before_go(pid)
 
 
 class _Ends:
-    """The pipes and namespace files of one start, closed on every path."""
+    """The pipes, namespace files and doors of cgroups of one start, closed on every path."""
 
-    def __init__(self, joins: Sequence[tuple[str, str]]) -> None:
-        self._joins = joins
+    def __init__(self, joins: Sequence[tuple[str, str]], cgroup: Cgroup) -> None:
+        self._joins, self._cgroup = joins, cgroup
 
     def __enter__(self) -> _Ends:
         self.joins: dict[str, int] = {}
+        self.doors: list[int] = []
         self.gate_read, self.gate_write = os.pipe2(os.O_CLOEXEC)
         self.report_read, self.report_write = os.pipe2(os.O_CLOEXEC)
         self._childs = [self.gate_read, self.report_write]
         try:
             for kind, path in self._joins:
                 self.joins[kind] = _open_namespace(kind, path)
+            self.doors = self._cgroup.doors()
         except BaseException:
             self.__exit__()
             raise
@@ -129,10 +132,11 @@ class _Ends:
 
     def close_childs(self) -> None:
         """Close what only the child may hold, or its death would not be an end of file."""
-        for fd in (*self._childs, *self.joins.values()):
+        for fd in (*self._childs, *self.joins.values(), *self.doors):
             os.close(fd)
         self._childs.clear()
         self.joins.clear()
+        self.doors.clear()
 
     def __exit__(self, *_: object) -> None:
         self.close_childs()
@@ -164,6 +168,7 @@ def _child(launch: Launch, streams: Streams, ends: _Ends, death_signal: int) -> 
         gate=ends.gate_read,
         report=ends.report_write,
         joins=tuple((fd, 0) for kind, fd in ends.joins.items() if kind != "pid"),
+        doors=tuple(ends.doors),
         wait_for_maps=launch.maps is not None,
         death_signal=death_signal,
         ignored=_ignored(),
@@ -260,6 +265,8 @@ def worded(plan: Plan, phase: int, step: int, number: int, path: str) -> Failure
         return CannotExecute(plan.command, number)
     if phase == init.TERMINAL:
         return Failure("cannot make a terminal", path, why)
+    if phase == init.JOIN:
+        return Failure("cannot enter the cgroup", plan.argv[0], why)
     if phase == init.CWD:
         return Failure("cannot enter the working directory", path, why)
     if phase == init.PRIVILEGES:
