@@ -32,10 +32,15 @@ _RENEW_S = 20.0
 def boot(
     driver: QemuDriver, accel: str, edges: Edges, dies_with_us: bool, boot_timeout_s: float
 ) -> Boot | None:
-    """Start the driver's machine as a clone of its template; None where it must boot for real."""
+    """Start the driver's machine as a clone of its template; None where it must boot for real.
+
+    Only a machine that never ran becomes one: a frozen memory does not know what its disk holds by now.
+    """
     spec = driver.spec
+    if (driver.folder / "serial.log").exists():
+        return None
     template = _named(spec) if spec.template != "auto" else None
-    template = template or _template_for(driver.folder, spec, accel, boot_timeout_s)
+    template = template or _template_for(spec, accel, boot_timeout_s)
     if template is None:
         return None
     _lay_disk(template, Path(driver.spec.disks[0].path))
@@ -85,12 +90,9 @@ def _load_state(monitor: Monitor, template: Template) -> None:
         os.close(state)
 
 
-def _template_for(folder: Path, spec: MachineSpec, accel: str, boot_timeout_s: float) -> Template | None:
-    """The template that this machine may start from, made now where there is none yet; None: it must boot.
-
-    Only a machine that never ran may: its disk still holds nothing of its own.
-    """
-    if spec.template != "auto" or templates.why_not_automatic(spec) or (folder / "serial.log").exists():
+def _template_for(spec: MachineSpec, accel: str, boot_timeout_s: float) -> Template | None:
+    """The template that this machine may start from, made now where there is none yet; None: it must boot."""
+    if spec.template != "auto" or templates.why_not_automatic(spec):
         return None
     home, disk = paths.home(), Path(spec.disks[0].path)
     key = templates.key(spec, accel, templates.backing(disk))
@@ -132,9 +134,12 @@ def _sound(home: Path, name: str) -> Template | None:
 
 
 def _lay_disk(template: Template, disk: Path) -> None:
-    """The machine's disk as an empty layer over the template's."""
+    """The machine's disk: what the guest had written, small, is copied, so that it stands on no template.
+
+    Of a template with a name it is a layer; such a template cannot be removed before its machines.
+    """
     disk.unlink(missing_ok=True)
-    shutil.copyfile(template.overlay, disk)
+    shutil.copyfile(template.disk if template.automatic else template.overlay, disk)
 
 
 def renew(channel: Channel, spec: MachineSpec) -> None:

@@ -1,7 +1,7 @@
 """Templates: machines frozen with their memory, from which clones start; what they are kept as, and found by.
 
 A template is a folder `$VMM_HOME/templates/NAME`: `template.json`, `state` (the devices), `disk.qcow2` (what
-the guest wrote until it was frozen), `overlay.qcow2` (an empty layer over it, copied for each clone). The
+the guest wrote until it was frozen), `overlay.qcow2` (an empty layer over it, for clones by name). The
 memory lies in /dev/shm, where reading costs no disk: after a reboot of the host it is gone, and the template
 with it.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from host import paths, records
-from host.errors import BadData, NotFound
+from host.errors import BadData, InUse, NotFound
 from vmm import launch
 from vmm.qemu_argv import argv
 from vmm.spec import KERNEL_BOOTS, Command, Forward, MachineSpec
@@ -52,6 +52,11 @@ class Template(NamedTuple):
     def state(self) -> Path:
         """The devices' state, as QEMU's migration stream."""
         return self.folder / "state"
+
+    @property
+    def disk(self) -> Path:
+        """The disk as it was frozen."""
+        return self.folder / "disk.qcow2"
 
     @property
     def overlay(self) -> Path:
@@ -221,8 +226,15 @@ def every(home: Path) -> list[Template]:
 
 
 def remove(home: Path, name: str) -> None:
-    """Remove a template and its memory; clones that run keep what they have mapped and opened."""
+    """Remove a template and its memory; clones that run keep what they have mapped and opened.
+
+    Raises InUse where the disk of a machine is a layer over the template's.
+    """
     with locked(home, name):
+        users = standing_on(home, name)
+        if users:
+            hint = f"vmm rm {' '.join(users)} first"
+            raise InUse("cannot remove the template", repr(name), "disks stand on it", hint)
         memory = memory_dir(home) / f"{name}.memory"
         folder = root(home) / name
         with contextlib.suppress(FileNotFoundError):
@@ -230,6 +242,16 @@ def remove(home: Path, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             memory.unlink()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def standing_on(home: Path, name: str) -> list[str]:
+    """The machines whose disk is a layer over this template's."""
+    found, frozen = [], str(root(home) / name / "disk.qcow2")
+    for disk in paths.instances_dir(home).glob("*/disk.qcow2"):
+        with contextlib.suppress(OSError, BadData):
+            if backing(disk)[0] == frozen:
+                found.append(disk.parent.name)
+    return sorted(found)
 
 
 @contextlib.contextmanager
