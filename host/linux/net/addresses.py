@@ -4,7 +4,7 @@ start.
 
 from __future__ import annotations
 
-import hashlib
+import zlib
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
@@ -104,7 +104,7 @@ def choose(subnet: Subnet, member: str, taken: Collection[int]) -> int:
     Raises HostUnfit when the subnet is full.
     """
     room = subnet.size - 3
-    start = int.from_bytes(hashlib.blake2b(member.encode(), digest_size=8).digest(), "big") % room
+    start = zlib.crc32(member.encode()) % room
     for step in range(room):
         ip = subnet.base + 2 + (start + step) % room
         if ip not in taken:

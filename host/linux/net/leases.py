@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from host import records
 from host.errors import BadData
@@ -18,8 +18,7 @@ from host.linux.net import netlink
 from host.linux.net.ports import Port
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """One member's place on a network.
 
     `link` is the host's end: a veth, a TAP, or the name libvirt shall give to its TAP; `interface` the
@@ -42,12 +41,11 @@ class Lease:
 
     def to_record(self) -> records.Record:
         """The lease as JSON holds it."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return fields | {"aliases": list(self.aliases), "ports": [list(port) for port in self.ports]}
+        return self._asdict() | {"aliases": list(self.aliases), "ports": [list(port) for port in self.ports]}
 
     def with_ports(self, ports: Iterable[Port]) -> Lease:
         """The same lease with other published ports."""
-        return replace(self, ports=tuple(ports))
+        return self._replace(ports=tuple(ports))
 
     def resolv_conf(self) -> str:
         """The text for the member's /etc/resolv.conf."""

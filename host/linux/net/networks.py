@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from host import paths, records
 from host.errors import BadData, Failure, InUse, NotFound, Usage
@@ -30,8 +29,7 @@ TAKEN_WORDS = ("none", "host", "container", "default", "user")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(NamedTuple):
     """A network as its record holds it; `reserved` maps member names to the addresses kept for them."""
 
     home: Path
@@ -40,8 +38,8 @@ class Network:
     bridge: str
     internal: bool = False
     created_unix_s: float = 0.0
-    labels: Mapping[str, str] = field(default_factory=dict)
-    reserved: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = MappingProxyType({})
+    reserved: Mapping[str, str] = MappingProxyType({})
 
     @property
     def gateway(self) -> str:
@@ -74,6 +72,8 @@ class Network:
 
 def bridge_name(home: Path, name: str) -> str:
     """The bridge's device name: at most 15 bytes (IFNAMSIZ), and never the same for two homes."""
+    import hashlib  # its OpenSSL costs 3 ms, and only the making of a network needs it
+
     return "vmm" + hashlib.sha256(f"{home}\0{name}".encode()).hexdigest()[:8]
 
 
