@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from host import commands, records
-from host.errors import BadData, Usage
+from host.errors import BadData, CommandFailed, Usage
 from images import layers as unpacked
 from images.merged import Found, Merged, Parts
 from images.store import Image, Store
@@ -104,7 +104,19 @@ def make_ext4(root: Path, path: Path, size_bytes: int, seed: str, offset_bytes: 
         str(path),
         f"{size_bytes // 1024}k",
     ]
-    commands.run(argv, "cannot make the file system", env={**os.environ, **_fixed_time()})
+    with _full_disk_told():
+        commands.run(argv, "cannot make the file system", env={**os.environ, **_fixed_time()})
+
+
+@contextlib.contextmanager
+def _full_disk_told() -> Iterator[None]:
+    """A program that met a full disk says so in its words; the hint is ours."""
+    try:
+        yield
+    except CommandFailed as error:
+        if "No space left" in error.log:
+            error.hint = "free space with `vmm prune`, or point VMM_HOME at a larger file system"
+        raise
 
 
 def _knows_orphan_file() -> bool:
@@ -288,4 +300,5 @@ def _info(path: Path) -> dict[str, Any]:
 
 
 def _qemu_img(*words: str) -> bytes:
-    return commands.run(["qemu-img", *words], "cannot work on the disk", timeout_s=1800)
+    with _full_disk_told():
+        return commands.run(["qemu-img", *words], "cannot work on the disk", timeout_s=1800)

@@ -61,7 +61,7 @@ def pull(
     registry = Registry(wanted.host, access)
     moved = moved if moved is not None else Moved()
     try:
-        with store.using():
+        with contextlib.closing(registry), store.using():
             data, digest = _manifest(registry, wanted, architecture)
             manifest = checked_manifest(parse(data, name), digest)
             blobs = _distinct([manifest["config"], *manifest["layers"]])
@@ -164,7 +164,11 @@ def _fetch(
                     stop.wait(min(PAUSE_S * 2**turn, 8))
                 if stop.is_set():
                     return
-                why = _go_on(registry, repository, told, half, progress, stop)
+                try:
+                    why = _go_on(registry, repository, told, half, progress, stop)
+                except OSError:
+                    half.unlink(missing_ok=True)  # most likely the disk is full: give back what this took
+                    raise
                 if not why:
                     break
             if why:
@@ -194,7 +198,7 @@ def _go_on(
         return ""
     try:
         start, chunks = registry.blob(repository, told["digest"], have)
-        with half.open("r+b" if half.exists() else "wb") as file:
+        with contextlib.closing(chunks), half.open("r+b" if half.exists() else "wb") as file:
             file.seek(start)
             file.truncate()
             for chunk in chunks:
@@ -251,7 +255,7 @@ def push(
     moved.total_bytes = sum(told["size"] for told in blobs)
     progress, stop = _Progress(moved, said), threading.Event()
     registry.ping()  # before the threads: it settles how the registry is spoken to
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with contextlib.closing(registry), ThreadPoolExecutor(_AT_ONCE) as pool:
         for task in [
             pool.submit(_send, store, registry, wanted.path, told, progress, stop) for told in blobs
         ]:
@@ -260,11 +264,11 @@ def push(
             except Failure:
                 stop.set()
                 raise
-    data = store.blobs.path(image.digest).read_bytes()
-    media_type = manifest.get("mediaType") or entry.get("mediaType") or MANIFEST
-    registry.put_manifest(wanted.path, wanted.tag or image.digest, data, media_type)
-    moved.add(moved=len(data))
-    said(str(moved).replace("already here", "already there"))
+        data = store.blobs.path(image.digest).read_bytes()
+        media_type = manifest.get("mediaType") or entry.get("mediaType") or MANIFEST
+        registry.put_manifest(wanted.path, wanted.tag or image.digest, data, media_type)
+        moved.add(moved=len(data))
+        said(str(moved).replace("already here", "already there"))
     return moved
 
 

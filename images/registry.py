@@ -10,7 +10,7 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -65,6 +65,10 @@ class Registry:
                 raise Usage("cannot use the authority", str(ca_file), str(error)) from None
         timeout = urllib3.Timeout(connect=10, read=STALL_S)
         return urllib3.PoolManager(8, ssl_context=context, timeout=timeout, retries=False)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.clear()
 
     # one request
 
@@ -224,14 +228,14 @@ class Registry:
             )
         return data, str(answer.headers.get("Content-Type", "")).partition(";")[0]
 
-    def blob(self, repository: str, digest: str, start: int) -> tuple[int, Iterator[bytes]]:
+    def blob(self, repository: str, digest: str, start: int) -> tuple[int, Generator[bytes, None, None]]:
         """The bytes of a blob from `start` on, or from 0 where the registry cannot; first, where it began."""
         headers = {"Range": f"bytes={start}-"} if start else {}
         path = f"/v2/{repository}/blobs/{digest}"
         answer = self.request("GET", path, headers, expect=(200, 206, 416), tries=1)
         if answer.status == 416:
             answer.drain_conn()
-            return start, iter(())
+            return start, _nothing()
         return (start if answer.status == 206 else 0), _stream(answer)
 
     def has_blob(self, repository: str, digest: str) -> bool:
@@ -325,9 +329,16 @@ def _body(source: BinaryIO, sent: Callable[[int], None]) -> Iterator[bytes]:
         sent(len(chunk))
 
 
-def _stream(answer: Any) -> Iterator[bytes]:
+def _nothing() -> Generator[bytes, None, None]:
+    yield from ()
+
+
+def _stream(answer: Any) -> Generator[bytes, None, None]:
     try:
         yield from answer.stream(_CHUNK_BYTES, decode_content=False)
+    except BaseException:
+        answer.close()  # the rest of the body is in the way of the next request
+        raise
     finally:
         answer.release_conn()
 

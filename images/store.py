@@ -11,13 +11,14 @@ Source: OCI image-spec v1.1, image-layout.md.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from host import records
-from host.errors import BadData, NotFound, Unsupported
+from host.errors import BadData, NotFound, Unsupported, from_os_error
 from images import config as configs
 from images import reference
 from images.blobs import Blobs, encode, parse
@@ -143,10 +144,15 @@ class Store:
 
     @contextlib.contextmanager
     def using(self) -> Iterator[None]:
-        """Hold off `prune` while blobs are added that no index entry names yet."""
-        self._prepare()
-        with records.lock(self.root / "use.lock", shared=True, wait_s=600):
-            yield
+        """Hold off `prune` while blobs are added that no entry names yet; a full disk becomes a Failure."""
+        try:
+            self._prepare()
+            with records.lock(self.root / "use.lock", shared=True, wait_s=600):
+                yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise from_os_error("cannot store the image", error, str(self.root)) from error
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

@@ -121,7 +121,7 @@ class QemuDriver:
 
     def _own_disks(self) -> list[str]:
         named = [disk.path for disk in self.spec.disks if not disk.read_only]
-        named.append(self.spec.firmware_vars)
+        named += [self.spec.firmware_vars, self.spec.seed]  # a seed may hold secrets: private, like a disk
         return [os.path.basename(path) for path in named if os.path.dirname(path) == str(self.folder)]
 
     @property
