@@ -176,7 +176,7 @@ def parse_port(text: str) -> tuple[Port, ...]:
     if protocol not in ("tcp", "udp"):
         raise _bad_port(text)
     first, last = _range(inside, text)
-    if not host:
+    if host in ("", "0"):
         return tuple(Port(0, port, protocol, host_ip) for port in range(first, last + 1))
     host_first, host_last = _range(host, text)
     if host_last - host_first != last - first:

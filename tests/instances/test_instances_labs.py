@@ -31,7 +31,7 @@ instances:
     command: [sh, -c, "mkdir /w; hostname > /w/index.html; httpd -f -h /w"]
     network: back
     needs: {db: running}
-  db: {kind: vm, image: tiny, command: sleep 1000, memory: 128M, network: none}
+  db: {kind: vm, boot: microvm, image: tiny, command: sleep 1000, memory: 128M, network: none}
 """
 
 
