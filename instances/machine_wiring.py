@@ -82,7 +82,7 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
         hostname=hostname,
         command=_command(request, image, argv, hostname),
         disks=(Disk(path=files.disk, format=request.disk_format or "qcow2"), *_volumes(request)),
-        nics=_nics(request),
+        nics=_nics(request, init is not None),
         seed=files.seed,
         shares=_shares(request),
         spare_ports=0 if boot == "microvm" else 4,
@@ -132,7 +132,7 @@ def _whole_cpus(cpus: float | None) -> int:
     return int(cpus)
 
 
-def _nics(request: RunRequest) -> tuple[Nic, ...]:
+def _nics(request: RunRequest, system_mode: bool) -> tuple[Nic, ...]:
     words = request.network or "user"
     forwards = tuple(
         Forward(host=one.host_port, guest=one.port, host_ip=one.host_ip, protocol=one.protocol)
@@ -145,6 +145,9 @@ def _nics(request: RunRequest) -> tuple[Nic, ...]:
             )
         return ()
     if words == "user":
+        if system_mode and not any(one.guest == 22 and one.protocol == "tcp" for one in forwards):
+            # QEMU takes a free port of the host: sshd's first words are how `ls` and `wait` know it is ready.
+            forwards += (Forward(host=0, guest=22),)
         return (Nic(kind="user", forwards=forwards),)
     if words == "host" or words.startswith("container:"):
         hint = "--network NAME joins a bridge that containers share; user is QEMU's own NAT"

@@ -443,9 +443,14 @@ class Machine:
         )
 
     def exec(self, request: ExecRequest, stdio: Stdio) -> int:
-        """Run a command in the running machine through its helper; its exit status."""
-        with self.channel() as channel:
-            return channel.run(request, stdio)
+        """Run a command in the running machine: by its helper, else SSH, else the guest agent; its exit
+        status."""
+        if self.spec.kernel:
+            with self.channel() as channel:
+                return channel.run(request, stdio)
+        from vmm import access
+
+        return access.execute(self, request, stdio)
 
     def exec_detached(self, request: ExecRequest) -> None:
         """Start a command in the running machine; returns once it runs."""
