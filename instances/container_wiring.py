@@ -99,6 +99,9 @@ def mounts(request: RunRequest, config: ImageConfig) -> tuple[Mount, ...]:
     made = []
     for volume in request.volumes:
         named = not volume.source.startswith("/")
+        if not named and not os.path.lexists(volume.source):
+            hint = "make it first: nothing of the host is made by a slip of the pen"
+            raise NotFound("nothing to mount at", volume.source, hint=hint)
         source = str(volumes.data_dir(volume.source)) if named else volume.source
         kind = "volume" if named else "bind"
         made.append(Mount(kind, volume.target, source, volume.read_only, own=volume.chown))
