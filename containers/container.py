@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from containers import launch, mounts, plan, privileges, rootfs, runtime, seccomp, users
+from containers.launch import Launch
 from containers.mounts import HELPER
-from containers.plan import Plan
+from containers.plan import Facts, Plan
 from containers.spec import DEFAULT_CAPABILITIES, ContainerSpec, check
 from host import paths
 from host.edges import Edges
@@ -18,6 +19,7 @@ from host.stdio import Stdio
 
 if TYPE_CHECKING:
     from host.exec_request import ExecRequest
+    from host.linux.idmap import IdMaps
 
 
 class Container:
@@ -70,10 +72,11 @@ class Container:
         check(self.spec)
         facts = self.facts(helper_mode)
         made = plan.plan(self.spec, facts)
-        maps = _id_maps(facts)
+        maps = self._id_maps(facts)
+        steps = [op for op in made.ops if op.call != "tree"] if self._shifts_ids() else made.ops
         return launch.Launch(
             plan=made,
-            steps=rootfs.compiled(made.ops),
+            steps=rootfs.compiled(steps),
             late_steps=rootfs.compiled(made.late_ops),
             wanted=self.privileges(made, maps is None or maps.whole()),
             cgroup=self.cgroup(),
@@ -85,6 +88,20 @@ class Container:
             terminal=_wish(terminal, made.identity.uid) if terminal else None,
             helper=HELPER if facts.helper else -1,
         )
+
+    def _shifts_ids(self) -> bool:
+        return self.spec.user_namespace == "auto" and os.geteuid() == 0
+
+    def _id_maps(self, facts: Facts) -> IdMaps | None:
+        from host.linux import idmap
+
+        if facts.rootless:
+            return idmap.of_user()
+        if not self._shifts_ids():
+            return None
+        from containers import mapped
+
+        return mapped.maps_of(self.folder)
 
     def privileges(self, made: Plan, set_groups: bool) -> privileges.Privileges:
         """What the command is left with."""
@@ -139,8 +156,17 @@ class Container:
             from containers import owning
 
             who = self.facts().identity
+            maps = self._id_maps(self.facts()) if self._shifts_ids() else None
+            base = maps.uids[0][1] if maps else 0
             for mount in given:
-                owning.give(mount.source, who.uid, who.gid)
+                owning.give(mount.source, base + who.uid, base + who.gid)
+
+    def make_mounts(self, ready: Launch) -> None:
+        """With --userns auto: the mounts that only the host's root may make, for the child to take over."""
+        if ready.maps and self._shifts_ids():
+            from containers import mapped
+
+            mapped.prepare(self.spec, self.folder, ready.plan.ops, ready.maps)
 
     def make_etc(self) -> None:
         """The files of /etc for a container that has names to resolve."""
@@ -162,6 +188,7 @@ class Container:
     def before_go(self, pid: int) -> None:
         """With the child at its gate: write it down, and give it its network."""
         runtime.record(self.run_dir, pid)
+        rootfs.close_trees()
         if self.networked():
             from containers import networking
 
@@ -284,8 +311,8 @@ class Container:
             detached.settle(self)
         self.clean()
         self._remove_layer()
-        for path in self.folder.glob("log*"):
-            path.unlink()
+        for path in (*self.folder.glob("log*"), self.folder / "userns"):
+            path.unlink(missing_ok=True)
         runtime.forget(self.run_dir)
 
     def _remove_layer(self) -> None:
@@ -377,14 +404,6 @@ class Container:
 def _remove_trees(paths: list[str]) -> None:
     for path in paths:
         runtime.remove_tree(path)
-
-
-def _id_maps(facts: plan.Facts) -> Any:
-    if not facts.rootless:
-        return None
-    from host.linux import idmap
-
-    return idmap.of_user()
 
 
 def _wish(stdio: Stdio, uid: int) -> Any:

@@ -60,6 +60,7 @@ def _start(container: Container, run: Path, edges: Edges) -> None:
     container.make_folders()
     container.make_etc()
     ready = container.launch("hold", terminal=_NO_TERMINAL if spec.tty else None)
+    container.make_mounts(ready)
     edges.mark("t1")
     fds: list[int] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})

@@ -35,6 +35,7 @@ def run(container: Container, stdio: Stdio, edges: Edges) -> int:
     ready = container.launch(terminal=stdio if stdio.tty else None)
     container.make_folders()
     container.make_etc()
+    container.make_mounts(ready)
     edges.mark("t1")
     supervise = on_terminal if stdio.tty else plain
     before = signal.pthread_sigmask(signal.SIG_BLOCK, PROXIED | {signal.SIGCHLD})

@@ -28,6 +28,7 @@ MASKED_FILES = ("interrupts", "kcore", "keys", "latency_stats", "sched_debug", "
 MASKED_DIRS = ("/proc/acpi", "/proc/asound", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap")
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 HELPER = -2  # the slot of the helper, which no path inside leads to
+ROOT = -3  # the slot of a root that the parent mounted
 _HARDENED = sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC
 _ATTRIBUTES = {"nosuid": 2, "nodev": 4, "noexec": 8, "ro": 1}
 _FLAG_WORDS = ((1, "ro"), (2, "nosuid"), (4, "nodev"), (8, "noexec"), (1 << 24, "strictatime"))
@@ -79,9 +80,12 @@ def _rule(device: Device) -> str:
 def root(spec: ContainerSpec, host: Host) -> list[Op]:
     """The operations that need the host in sight: private mounts, copies of what comes in, the new root."""
     ops = [Op("mount", (None, "/", None, sc.MS_REC | sc.MS_SLAVE, None))]
-    ops += [_tree(slot, mount) for slot, mount in enumerate(_binds(spec, host))]
-    if host.helper:
-        ops.append(Op("tree", (HELPER, host.helper, sc.MOUNT_ATTR_RDONLY | sc.MOUNT_ATTR_NOSUID)))
+    if host.own_user and not host.rootless:
+        # Shifted ids cannot search the home's directories: the parent hands the root over, and any place
+        # will do.
+        ops.append(Op("take_root", ("/proc",)))
+        return [*_trees(spec, host), *ops, Op("pivot", ("/proc",))]
+    ops += _trees(spec, host)
     # Over the folder itself: nobody but this namespace sees it, and it saves a directory on disk.
     options = overlay_options(spec, host)
     if len(options) < _PAGE_BYTES:
@@ -89,6 +93,14 @@ def root(spec: ContainerSpec, host: Host) -> list[Op]:
     else:
         ops.append(Op("overlay_of_many", (host.folder, _upper_options(spec, host), *spec.lower_dirs)))
     ops.append(Op("pivot", (host.folder,)))
+    return ops
+
+
+def _trees(spec: ContainerSpec, host: Host) -> list[Op]:
+    ops = [_tree(slot, mount) for slot, mount in enumerate(_binds(spec, host))]
+    if host.helper:
+        attributes = sc.MOUNT_ATTR_RDONLY | sc.MOUNT_ATTR_NOSUID
+        ops.append(Op("tree", (HELPER, host.helper, attributes)))
     return ops
 
 
@@ -272,6 +284,7 @@ def describe(op: Op) -> str:
 
 
 _SHELL = {
+    "take_root": "mount --move $TMP/root {0}",
     "real_directory": "test ! -L {0} && mkdir -p {0}",
     "touch": "touch {0}",
     "symlink": "ln -s {0} {1}",

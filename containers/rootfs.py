@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from containers.mounts import HELPER, Op
+from containers.mounts import HELPER, ROOT, Op
 from host.linux import syscalls as sc
 
 Step = tuple[Callable[..., object], tuple[Any, ...]]
@@ -85,6 +85,21 @@ def _tree(slot: int, source: bytes, attributes: int) -> None:
     fd = sc.open_tree(sc.AT_FDCWD, source, flags)
     sc.mount_setattr(fd, b"", sc.AT_EMPTY_PATH | sc.AT_RECURSIVE, attributes)
     _trees[slot] = fd
+
+
+def keep_tree(slot: int, fd: int) -> None:
+    """In the parent: a mount for the child to find in `slot`; the child inherits the descriptor."""
+    _trees[slot] = fd
+
+
+def close_trees() -> None:
+    """In the parent, once the child has its own copies."""
+    while _trees:
+        os.close(_trees.popitem()[1])
+
+
+def _take_root(target: bytes) -> None:
+    sc.move_mount(_trees.pop(ROOT), sc.AT_FDCWD, target)
 
 
 def helper() -> int:
@@ -208,6 +223,7 @@ _EFFECTS: dict[str, Callable[..., object]] = {
     "touch": _touch,
     "symlink": os.symlink,
     "tree": _tree,
+    "take_root": _take_root,
     "place": _place,
     "tmpfs": _tmpfs,
     "write": _write,

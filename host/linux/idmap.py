@@ -94,6 +94,25 @@ def _put(pid: int, file: str, text: str) -> None:
         os.close(fd)
 
 
+def namespace(maps: IdMaps) -> int:
+    """A descriptor of a new user namespace with `maps`, for mount_setattr(2); nobody lives in it."""
+    gate_read, gate_write = os.pipe2(os.O_CLOEXEC)
+    pid = syscalls.clone3(syscalls.CLONE_NEWUSER, signal.SIGCHLD)
+    if pid == 0:
+        try:
+            os.close(gate_write)
+            os.read(gate_read, 1)
+        finally:
+            os._exit(0)
+    try:
+        write(pid, maps)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(gate_write)
+        os.close(gate_read)
+        os.waitpid(pid, 0)
+
+
 def inside(maps: IdMaps, work: Callable[[], None], what: str) -> None:
     """Do `work` as root of a user namespace with `maps`, in a child: for files that belong to mapped ids.
 

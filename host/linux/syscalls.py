@@ -136,6 +136,8 @@ _inotify_add_watch = _prototype("inotify_add_watch", c_int, c_char_p, c_uint)
 _fsopen = _prototype("fsopen", c_char_p, c_uint)
 _fsconfig = _prototype("fsconfig", c_int, c_uint, c_char_p, c_char_p, c_int)
 _fsmount = _prototype("fsmount", c_int, c_uint, c_uint)
+_setfsuid = _prototype("setfsuid", c_uint)
+_setfsgid = _prototype("setfsgid", c_uint)
 _execveat = _prototype("execveat", c_int, c_char_p, c_void_p, c_void_p, c_int)
 
 
@@ -231,6 +233,37 @@ def personality(persona: int) -> None:
     """personality(2)."""
     if _personality(persona) == -1:
         raise _failed()
+
+
+_NR_BPF = {"x86_64": 321, "aarch64": 280}.get(os.uname().machine, 280)  # asm-generic has 280
+_BPF_PROG_LOAD, _BPF_PROG_ATTACH, _BPF_PROG_TYPE_CGROUP_DEVICE, _BPF_CGROUP_DEVICE = 5, 8, 15, 6
+_BPF_F_ALLOW_MULTI = 2
+
+
+def _bpf(command: int, attributes: bytes) -> int:
+    held = ctypes.create_string_buffer(attributes, len(attributes))
+    answer: int = _syscall(_NR_BPF, command, ctypes.addressof(held), len(attributes), 0, 0)
+    if answer < 0:
+        raise _failed()
+    return answer
+
+
+def bpf_load_device_filter(program: bytes) -> int:
+    """A descriptor of an eBPF program of type BPF_PROG_TYPE_CGROUP_DEVICE: bpf(2), BPF_PROG_LOAD."""
+    code = ctypes.create_string_buffer(program, len(program))
+    licence = ctypes.create_string_buffer(b"GPL")
+    head = struct.pack(
+        "IIQQIIQII", _BPF_PROG_TYPE_CGROUP_DEVICE, len(program) // 8,
+        ctypes.addressof(code), ctypes.addressof(licence), 0, 0, 0, 0, 0,
+    )  # fmt: skip
+    return _bpf(_BPF_PROG_LOAD, head)
+
+
+def bpf_attach_device_filter(cgroup_fd: int, program_fd: int) -> None:
+    """Attach a device filter to a cgroup v2 directory; all that are attached must allow
+    (BPF_F_ALLOW_MULTI).
+    """
+    _bpf(_BPF_PROG_ATTACH, struct.pack("IIII", cgroup_fd, program_fd, _BPF_CGROUP_DEVICE, _BPF_F_ALLOW_MULTI))
 
 
 def seccomp_filter(program: bytes) -> None:
@@ -349,6 +382,13 @@ def overlay(options: bytes) -> int:
         return mounted
     finally:
         os.close(context)
+
+
+def set_file_system_ids(uid: int, gid: int, capabilities: int) -> None:
+    """setfsgid(2) and setfsuid(2); the effective `capabilities` that leaving 0 takes away are put back."""
+    _setfsgid(gid)
+    _setfsuid(uid)
+    capset(capabilities, capabilities, 0)
 
 
 def split_options(options: bytes) -> list[bytes]:

@@ -198,7 +198,10 @@ def test_ten_gigabytes_of_output_are_bounded_on_disk(lab):
     )
     records.write(container.folder / "instance.json", {"spec": container.spec.to_record()})
     container.start(Edges())
-    time.sleep(1.5)
-    sizes = [one.stat().st_size for one in container.folder.glob("log*")]
-    assert 1 << 20 < sum(sizes) < 3 << 20
+    deadline = time.monotonic() + 20
+    while not (container.folder / "log.1").exists():
+        assert time.monotonic() < deadline, "waited for the log to be rotated"
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert sum(one.stat().st_size for one in container.folder.glob("log*")) < 3 << 20
     assert container.stop(5) == ""

@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from capabilities import need
 
 from containers import capabilities, seccomp
 from containers.spec import DEFAULT_CAPABILITIES, Device, Mount
 from host import paths
-from host.errors import Failure, Usage
+from host.edges import Edges
+from host.errors import Failure, HostUnfit, Usage
 
 
 def until(condition, what: str, timeout_s: float = 20) -> None:
@@ -479,3 +481,41 @@ def test_sessions_and_terminals_of_the_host_are_not_ours(lab):
     output = lab.shell("cut -d' ' -f5-7 /proc/self/stat; cat /proc/$$/stat | cut -d' ' -f6,7")[1].split()
     assert output[-1] == "0", "no controlling terminal"
     assert output[-2] in ("1", "0"), "its own session"
+
+
+def test_user_namespaces_of_root_shift_ids_and_leave_the_layers_alone(lab):
+    """`--userns auto`: root inside is nobody outside, two containers share no id, and disk shows neither."""
+    need("userns")
+    script = (
+        "id -u; cat /proc/self/uid_map; touch /made; chown ann /made; stat -c %u /made; "
+        "readlink /proc/self/ns/user"
+    )
+    bases = []
+    for name in ("u1", "u2"):
+        container = lab.make("/bin/sh", "-c", script, name=name, user_namespace="auto")
+        try:
+            status, output = lab.run(container)
+        except HostUnfit as error:
+            pytest.skip(str(error))
+        words = output.split()
+        assert status == 0
+        assert words[0] == "0"
+        assert words[4] == "1000"
+        assert words[5] != os.readlink("/proc/self/ns/user")
+        assert (container.folder / "upper/made").stat().st_uid == 1000, "unshifted on disk"
+        bases.append(int(words[2]))
+    assert abs(bases[0] - bases[1]) >= 65536
+    assert min(bases) > 1 << 28
+
+
+def test_exec_into_a_shifted_container(lab):
+    need("userns")
+    container = lab.make("/bin/sleep", "60", user_namespace="auto")
+    container.start(Edges())
+    host_uid = Path(f"/proc/{container.pid()}/status").read_text().split("Uid:")[1].split()[0]
+    assert int(host_uid) > 1 << 28, "pid 1 is nobody on the host"
+    script = "id -u; readlink /proc/self/ns/user; readlink /proc/1/ns/user"
+    status, output = lab.exec(container, "sh", "-c", script)
+    words = output.split()
+    assert (status, words[0]) == (0, "0")
+    assert words[1] == words[2]
