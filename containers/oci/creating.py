@@ -397,7 +397,7 @@ def _limit(bundle: Bundle, group: groups.Group) -> None:
     if group.version == 1:
         group.apply(groups.device_values(rules) if group.directory("devices") else [])
     else:
-        groups.refuse_devices_v2(rules)
+        groups.filter_devices_v2(group, rules)
     group.apply(groups.values(group.version, resources))
 
 

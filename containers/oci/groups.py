@@ -11,7 +11,7 @@ import time
 from typing import Any, NamedTuple
 
 from containers.oci.bundle import Config, nested
-from host.errors import BadData, DeadlinePassed, Failure, HostUnfit, from_os_error
+from host.errors import BadData, DeadlinePassed, HostUnfit, from_os_error
 
 _WEIGHT_FILES = ("blkio.bfq.weight", "blkio.weight")
 
@@ -424,9 +424,12 @@ def _rule(rule: Config) -> str:
     return f"{kind} {shown(rule.get('major'))}:{shown(rule.get('minor'))} {access}"
 
 
-def refuse_devices_v2(rules: list[Config]) -> None:
-    """v2 has no files for device rules but eBPF programs; refuse rather than run open."""
+def filter_devices_v2(group: Group, rules: list[Config]) -> None:
+    """v2 has no files for device rules but eBPF programs (cgroup-v2.rst, Device)."""
+    from host.linux import device_filter
+
     if any(not rule.get("allow") for rule in rules):
-        raise Failure(
-            "cannot keep linux.resources.devices", why="device rules on cgroup v2 are not built here"
-        )
+        wanted = [device_filter.parse(bool(rule.get("allow")), _rule(rule)) for rule in rules]
+        wanted += [device_filter.parse(True, _rule(rule)) for rule in DEFAULT_RULES]
+        (_, directory), *_ = group.directories()
+        device_filter.attach(directory, wanted)

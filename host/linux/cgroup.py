@@ -190,9 +190,23 @@ class Cgroup:
                 if path:
                     self._mkdir(path)
             self.apply(wanted)
+            if self.layout.version == 2 and devices:
+                self._filter_devices(devices)
         except BaseException:
             self.remove()
             raise
+
+    def _filter_devices(self, devices: Sequence[str]) -> None:
+        """v2 has no files for this but eBPF, which takes root; a user is limited by what he may open himself."""
+        from host.linux import device_filter
+
+        rules = [device_filter.parse(False, "a"), *(device_filter.parse(True, one) for one in devices)]
+        try:
+            device_filter.attach(self._places()[0], rules)
+        except Failure:
+            if os.geteuid() == 0:
+                raise
+            self.left_out.append("device rules")
 
     def _device_rules(self, devices: Sequence[str]) -> list[Setting]:
         if self.layout.version == 2 or not devices:

@@ -132,11 +132,6 @@ def test_device_rules_end_with_what_everyone_needs() -> None:
     assert groups.device_values([]) == []
 
 
-def test_device_rules_without_a_way_to_keep_them_are_refused() -> None:
-    with pytest.raises(Failure, match="cgroup v2"):
-        groups.refuse_devices_v2([{"allow": False}])
-
-
 def test_features_are_what_the_front_door_knows() -> None:
     told = features.document()
     assert set(told["linux"]["namespaces"]) >= {
