@@ -45,6 +45,21 @@ def chain_ids(diff_ids: Sequence[str]) -> list[str]:
     return chain
 
 
+_DURABLE = "layer.json"
+# Below this a layer is not flushed to the disk: unpacking it again after a crash costs less than each flush.
+_SMALL_BYTES = 16 << 20
+_boot = ""
+
+
+def _of_this_boot() -> str:
+    """The record's name of a layer that only the page cache may hold: it counts until the next boot."""
+    global _boot
+    if not _boot:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            _boot = f"layer.{file.read(8)}.json"
+    return _boot
+
+
 class Layers:
     """The unpacked layers in a directory."""
 
@@ -60,8 +75,15 @@ class Layers:
         return self.folder(chain_id) / "root"
 
     def has(self, chain_id: str) -> bool:
-        """Whether the layer is unpacked."""
-        return (self.folder(chain_id) / "layer.json").exists()
+        """Whether the layer is unpacked, and surely whole."""
+        return self._record_path(self.folder(chain_id)) is not None
+
+    def _record_path(self, folder: Path) -> Path | None:
+        """The layer's record: a durable one, or one of this boot; what a crashed boot left may be torn."""
+        for name in (_DURABLE, _of_this_boot()):
+            if os.path.exists(f"{folder}/{name}"):
+                return folder / name
+        return None
 
     def ensure(self, blobs: Blobs, layers: Sequence[Layer]) -> tuple[Path, ...]:
         """Unpack what is not yet unpacked of a stack (bottom first); its trees, top first."""
@@ -77,6 +99,7 @@ class Layers:
         with records.lock(self.directory / f".{folder.name}.lock", wait_s=900):
             if self.has(layer.chain_id):
                 return
+            self._put_away(folder)
             with self.making() as half:
                 with reading(blobs, layer) as stream:
                     from images import unpack
@@ -97,15 +120,19 @@ class Layers:
 
     def keep(self, half: Path, chain_id: str, diff_id: str, limits: Sequence[str] = ()) -> None:
         """Give the half-made layer its place, where another command has not done so meanwhile."""
-        record = {"chain_id": chain_id, "diff_id": diff_id, "limits": list(limits)}
-        records.write(half / "layer.json", {**record, "bytes": used_bytes(half / "root")}, durable=False)
-        os.sync()  # one sync for thousands of files: a layer that is there after a crash is there as a whole
+        size = used_bytes(half / "root")
+        record = {"chain_id": chain_id, "diff_id": diff_id, "limits": list(limits), "bytes": size}
+        if size > _SMALL_BYTES:
+            os.sync()  # one sync for thousands of files: what is there after a crash is there as a whole
+        name = _DURABLE if size > _SMALL_BYTES else _of_this_boot()
+        records.write(half / name, record, durable=size > _SMALL_BYTES)
         with contextlib.suppress(FileExistsError):
             _rename_new(half, self.folder(chain_id))
 
     def record(self, chain_id: str) -> records.Record:
         """What is known of an unpacked layer: chain_id, diff_id, bytes, limits."""
-        return records.read(self.folder(chain_id) / "layer.json")
+        path = self._record_path(self.folder(chain_id))
+        return records.read(path or self.folder(chain_id) / _DURABLE)
 
     def chains(self) -> dict[str, str]:
         """The unpacked layers: folder name -> chain id; an empty chain id where the record is missing."""
@@ -115,15 +142,20 @@ class Layers:
                 if not name.startswith("."):
                     with contextlib.suppress(FileNotFoundError, BadData):
                         found[name] = ""
-                        found[name] = records.read(self.directory / name / "layer.json")["chain_id"]
+                        told = sorted((self.directory / name).glob("layer*.json"))
+                        found[name] = records.read(told[0])["chain_id"] if told else ""
         return found
 
     def remove(self, name: str) -> None:
-        """Remove a folder of `chains`; renamed away first, so that nobody meets half of it."""
+        """Remove a folder of `chains`."""
+        self._put_away(self.directory / name)
+        (self.directory / f".{name}.lock").unlink(missing_ok=True)
+
+    def _put_away(self, folder: Path) -> None:
+        """Remove a folder if it is there; renamed away first, so that nobody meets half of it."""
         half = self.staging / f"gone-{os.getpid()}-{os.urandom(6).hex()}"
         with contextlib.suppress(FileNotFoundError):
-            os.rename(self.directory / name, half)
-            (self.directory / f".{name}.lock").unlink(missing_ok=True)
+            os.rename(folder, half)
             remove_tree(half)
 
 

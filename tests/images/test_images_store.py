@@ -178,6 +178,20 @@ class TestDamage:
             store.enter(digest, 1, "evil")
 
 
+class TestAfterACrashOfTheHost:
+    def test_a_small_layer_of_another_boot_is_unpacked_again(self, store: Store) -> None:
+        image = an_image(store, "x")
+        (root,) = store.lower_dirs(image)
+        (record,) = root.parent.glob("layer.*.json")
+        record.rename(record.with_name("layer.00000000.json"))
+        (root / "file").write_text("torn")
+        assert not store.layers.has(image.layers[0])
+        assert list(space.verify(store)) == []
+        (again,) = store.lower_dirs(image)
+        assert (again / "file").read_text() == "x:0"
+        assert os.listdir(store.staging) == []
+
+
 class TestTwoAtOnce:
     def test_many_writers_lose_nothing(self, store: Store) -> None:
         argv = [sys.executable, "-c", BUILD, str(store.home)]
