@@ -14,6 +14,8 @@ TARGETS = {
     "vm": "bench.targets.vm:Machine",
     "vm-libvirt": "bench.targets.vm_libvirt:LibvirtMachine",
     "vm-clone": "bench.targets.vm_clone:Clone",
+    "qemu": "bench.targets.bare:Qemu",
+    "virsh": "bench.targets.bare:Virsh",
     "bubblewrap": "bench.targets.bubblewrap:Bubblewrap",
     "runc": "bench.targets.runc:Runc",
     "docker": "bench.targets.docker:Docker",

@@ -119,3 +119,28 @@ def test_disk_counts_holes_and_hard_links_right(tmp_path: Path) -> None:
     assert found["apparent_bytes"] - directory.st_size == 1 << 20
     assert found["allocated_bytes"] - directory.st_blocks * 512 == 4096
     assert found["unique_bytes"] == found["allocated_bytes"]
+
+
+MACHINES = ["vm", pytest.param("qemu", marks=pytest.mark.slow), pytest.param("vm-clone", marks=pytest.mark.slow),
+            pytest.param("vm-libvirt", marks=pytest.mark.slow), pytest.param("virsh", marks=pytest.mark.slow)]  # fmt: skip
+
+
+@pytest.mark.machine
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_machine_says_the_same_marker(
+    name: str, module_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("root", "busybox", "guest-helper", "qemu", "kernel")
+    if name in ("vm-libvirt", "virsh"):
+        need("libvirt")
+    monkeypatch.setenv("VMM_HOME", str(module_home))
+    made = targets.load([name])[name]
+    made.prepare(_cell(made))
+    (ran,) = worker.runs(lambda: made.run_once(_cell(made)), 1, 120.0)
+    made.cleanup()
+    parts = ran.parts[0]
+    assert (parts.status, parts.error, parts.exit_status) == ("ok", None, 0)
+    assert MARKER in parts.output
+    assert parts.accelerator in ("tcg", "kvm")
+    assert 0 == parts.edges_ns["t0"] < parts.edges_ns["t8"] <= parts.edges_ns["t9"]
+    assert not list((module_home / "instances").glob("bench-*"))
