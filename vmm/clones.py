@@ -46,7 +46,7 @@ def boot(
     _lay_disk(template, Path(driver.spec.disks[0].path))
     how = launch.here(driver.run, driver.folder, accel, driver.spec.arch)
     how = replace(how, memory_file=str(template.memory), memory_private=True, incoming=True)
-    driver.spec = _unpublished(spec)
+    driver.spec = unpublished(spec)
     try:
         started = driver.boot(accel, edges, dies_with_us, how)
     finally:
@@ -63,7 +63,8 @@ def boot(
     return started
 
 
-def _unpublished(spec: MachineSpec) -> MachineSpec:
+def unpublished(spec: MachineSpec) -> MachineSpec:
+    """The spec without its forwards: they are opened when the clone has an identity of its own."""
     if spec.command_mode:
         return spec
     return replace(spec, nics=tuple(replace(nic, forwards=()) for nic in spec.nics))
@@ -158,7 +159,7 @@ def renew(channel: Channel, spec: MachineSpec) -> None:
 
 def open_to_host(monitor: Monitor, spec: MachineSpec) -> None:
     """Forward the ports of a clone in system mode: not before its sshd has the clone's own key."""
-    for nic in spec.nics if not spec.command_mode else ():
+    for nic in () if spec.command_mode else spec.nics:
         for one in nic.forwards:
             words = f"hostfwd_add net0 {hostfwd(one.protocol, one.host_ip, one.host, one.guest)}"
             said = str(monitor.execute("human-monitor-command", {"command-line": words})).strip()

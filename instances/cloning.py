@@ -1,0 +1,52 @@
+"""An instance out of another one: a machine while it runs, or standing still."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from host.errors import Unsupported, WrongState
+from instances import events, kinds, registry
+
+if TYPE_CHECKING:
+    from instances.registry import Instance
+
+
+def clone(source: Instance, name: str, live: bool) -> tuple[Instance, float]:
+    """The new instance, and for how many seconds its source stood still (live).
+
+    Raises Unsupported for a container, WrongState where the source is not in the state that was asked for.
+    """
+    if source.kind != kinds.MACHINE:
+        hint = "vmm commit NAME IMAGE, then vmm run --ct IMAGE"
+        raise Unsupported("cannot clone a container", source.name, hint=hint)
+    from vmm import live as running
+    from vmm.machine import Machine
+    from vmm.spec import from_record
+
+    spec = from_record(source.spec)
+    with registry.held(source), registry.claim(name) as (identity, name, folder):
+        machine = kinds.backend(source)
+        runs = machine.state() in kinds.RUNNING
+        if runs != live:
+            hint = "--live clones a running machine" if runs else "leave --live out"
+            raise WrongState("cannot clone", source.name, f"it is {machine.state()}", hint)
+        uuid = f"{identity[:8]}-{identity[8:12]}-4{identity[13:16]}-8{identity[17:20]}-{identity[20:32]}"
+        made = running.spec_of(spec, name, uuid, folder)
+        if live:
+            assert isinstance(machine, Machine)
+            away_s = running.clone(machine, folder, registry.run_of(name), made)
+        else:
+            away_s = 0.0
+            running.copy_disks(spec, made)
+        new = source._replace(
+            id=identity,
+            name=name,
+            created_unix_s=registry.now_unix_s(),
+            rm=False,
+            spec=made.to_record(),
+            folder=folder,
+            run=registry.run_of(name),
+        )
+        registry.save(new)
+        events.happened("cloned", name, new.kind, of=source.name)
+        return new, away_s

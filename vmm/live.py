@@ -1,0 +1,159 @@
+"""Cloning a running machine: its memory goes over to a second QEMU, its disk is copied, and both go on.
+
+The machine stands still from the copy of its disk until its memory has been handed over. It needs no
+preparation at birth and shares nothing with its clone afterwards; a template is the way to many clones that
+share memory.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from host import commands, paths
+from host.edges import Edges
+from host.errors import DeadlinePassed, Failure, Unsupported, WrongState
+from vmm import clones, launch, templates
+from vmm.boot import Boot
+from vmm.channel import Channel
+from vmm.machine import Machine, boot_timeout_s
+from vmm.monitor import Monitor
+from vmm.qemu_driver import QemuDriver
+from vmm.spec import MachineSpec
+
+_HAND_OVER_S = 60.0
+_PAUSE_S = 0.002
+# 1 GiB/s is QEMU's own ceiling in most versions; the default of 128 MiB/s is meant for networks
+_BYTES_A_SECOND = 1 << 40
+
+
+def why_not(spec: MachineSpec) -> str:
+    """Why this machine cannot be cloned while it runs, or an empty string."""
+    if spec.driver != "qemu":
+        return "libvirt owns its monitor"
+    if spec.shares or spec.tpm or any(nic.kind == "network" for nic in spec.nics):
+        return "a shared folder, a TPM or a card on a bridge cannot be in two machines at once"
+    if not spec.kernel:
+        return "it has no guest helper that could give the clone an identity of its own"
+    if any(disk.format != "qcow2" for disk in spec.disks if not disk.read_only):
+        return "its disk is not qcow2"
+    return ""
+
+
+def clone(source: Machine, folder: Path, run: Path, spec: MachineSpec) -> float:
+    """Make the machine of `folder` go on from where `source` is; the seconds for which `source` stood still.
+
+    `spec` is the source's, with name, paths and ports of the clone. Raises WrongState where the source does
+    not run, Unsupported where it holds something that cannot be doubled.
+    """
+    refused = why_not(source.spec)
+    if refused:
+        raise Unsupported("cannot clone the running machine", source.folder.name, refused)
+    driver = source._driver
+    if driver.pid() is None:
+        raise WrongState("cannot clone", source.folder.name, "it does not run", "leave --live out")
+    target = QemuDriver(folder, run, spec)
+    with driver.control() as monitor:
+        began = time.monotonic()
+        monitor.execute("stop")
+        try:
+            copy_disks(source.spec, spec)
+            boot = _incoming(target, source.accelerator(), spec, _has_backend(monitor))
+            try:
+                assert boot.monitor is not None
+                _hand_over(monitor, boot.monitor)
+            except BaseException:
+                boot.close()
+                target.kill()
+                target.release()
+                raise
+        finally:
+            monitor.execute("cont")
+        away_s = time.monotonic() - began
+    try:
+        _renew(boot.await_helper(boot_timeout_s()), boot.monitor, spec)
+    finally:
+        boot.close()
+    return away_s
+
+
+def copy_disks(source: MachineSpec, clone_spec: MachineSpec) -> None:
+    """Copy what is the machine's own; QEMU has flushed all of it at `stop`, and holes stay holes."""
+    for old, new in zip(source.disks, clone_spec.disks, strict=True):
+        if old.path != new.path:
+            words = ["cp", "--reflink=auto", "--sparse=always", old.path, new.path]
+            commands.run(words, "cannot copy the disk", timeout_s=600)
+            os.chmod(new.path, 0o644)
+
+
+def _has_backend(source: Monitor) -> bool:
+    """Whether the source's memory is the object `ram` (a clone's is): the stream calls memory by its name."""
+    return any(one.get("id") == "ram" for one in source.execute("query-memdev"))
+
+
+def _incoming(target: QemuDriver, accel: str, spec: MachineSpec, backend: bool) -> Boot:
+    how = replace(launch.here(target.run, target.folder, accel, spec.arch), incoming=True)
+    if backend and not spec.cloneable:
+        memory = target.folder / "memory"  # stays empty: the mapping is private
+        memory.touch(0o600)
+        os.truncate(memory, spec.memory_bytes)
+        how = replace(how, memory_file=str(memory), memory_private=True)
+    bare = target.spec
+    target.spec = clones.unpublished(spec)
+    try:
+        boot = target.boot(accel, Edges(), False, how)
+    finally:
+        target.spec = bare
+    boot.cloned = True
+    return boot
+
+
+def _hand_over(source: Monitor, target: Monitor) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:  # neither QEMU may make a socket by path, and each keeps its own copy of its end
+        target.execute("getfd", {"fdname": "incoming"}, fd=theirs.fileno())
+        target.execute("migrate-incoming", {"uri": "fd:incoming"})
+        source.execute("migrate-set-parameters", {"max-bandwidth": _BYTES_A_SECOND})
+        # a clone of a template left its memory out once: QEMU keeps the setting, and the form of the stream
+        whole = {**templates.LEAVE_MEMORY_OUT, "state": False}
+        source.execute("migrate-set-capabilities", {"capabilities": [whole]})
+        source.execute("getfd", {"fdname": "clone"}, fd=ours.fileno())
+        source.execute("migrate", {"uri": "fd:clone"})
+    deadline = time.monotonic() + _HAND_OVER_S
+    while (told := source.execute("query-migrate")).get("status") != "completed":
+        if told.get("status") in ("failed", "cancelled"):
+            raise Failure(
+                "cannot hand the memory over", why=str(told.get("error-desc", "QEMU gives no reason"))
+            )
+        if time.monotonic() > deadline:
+            raise DeadlinePassed("cannot hand the memory over", why=f"it took more than {_HAND_OVER_S:g} s")
+        time.sleep(_PAUSE_S)
+    while target.execute("query-status")["status"] == "inmigrate":
+        if time.monotonic() > deadline:
+            raise DeadlinePassed("the clone did not take the memory", why=f"after {_HAND_OVER_S:g} s")
+        time.sleep(_PAUSE_S)
+    target.execute("cont")  # the state says "paused", as its source was
+
+
+def _renew(channel: Channel, monitor: Monitor | None, spec: MachineSpec) -> None:
+    clones.renew(channel, spec)
+    channel.settle(boot_timeout_s())
+    assert monitor is not None
+    clones.open_to_host(monitor, spec)
+
+
+def spec_of(source: MachineSpec, name: str, uuid: str, folder: Path) -> MachineSpec:
+    """The source's spec as its clone's: name, own disks; ports are not doubled."""
+    own = paths.instances_dir() / source.name
+    disks = tuple(
+        replace(disk, path=str(folder / Path(disk.path).name)) if Path(disk.path).parent == own else disk
+        for disk in source.disks
+    )
+    nics = tuple(replace(nic, forwards=()) for nic in source.nics)
+    hostname = name.replace("_", "-").replace(".", "-")
+    return replace(
+        source, name=name, uuid=uuid, hostname=hostname, disks=disks, nics=nics, ephemeral=False, template=""
+    )
