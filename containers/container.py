@@ -391,8 +391,12 @@ class Container:
 
     def inspect(self) -> dict[str, Any]:
         """What is known of it now, beyond its spec."""
+        from host import records
+
         init = runtime.living(self.run_dir)
+        checked = self.run_dir / "health.json"
         return {
+            "health": records.read(checked) if init and checked.exists() else None,
             "state": self.state(),
             "status": self.status(),
             "oom_killed": self.oom_killed(),

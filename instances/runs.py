@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, InUse, Unsupported, Usage, WrongState
 from host.exec_request import ExecRequest
+from host.stdio import Stdio
 from instances import events, kinds, names, registry, wiring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from host.stdio import Stdio
     from instances.registry import Instance
     from instances.requests import Port, RunRequest
 
@@ -230,7 +230,8 @@ def wait_for(instance: Instance, condition: str, timeout_s: float | None) -> Non
 
 def _seen(backend: kinds.Backend, condition: str) -> str:
     if condition == "healthy":
-        return str(backend.inspect().get("health", "without a health check"))
+        health = backend.inspect().get("health") or {"status": "without a health check"}
+        return str(health["status"])
     return backend.state()
 
 
@@ -283,9 +284,27 @@ def execute(instance: Instance, request: ExecRequest, stdio: Stdio) -> int:
 
 def execute_detached(instance: Instance, request: ExecRequest) -> int:
     """Run one more command in a running instance and come back at once."""
-    _must_run(kinds.backend(instance), instance, "run a command in")
-    kinds.optional(instance, "exec_detached")(_as_inside(instance, request))
+    backend = kinds.backend(instance)
+    _must_run(backend, instance, "run a command in")
+    request = _as_inside(instance, request)._replace(tty=False, interactive=False)
+    if (able := getattr(backend, "exec_detached", None)) is not None:
+        able(request)
+    elif os.fork() == 0:
+        _look_after(backend, request)
     return 0
+
+
+def _look_after(backend: kinds.Backend, request: ExecRequest) -> None:
+    """In a child of our own, out of the terminal's reach: see the command through with nothing to say."""
+    status = 125
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        status = backend.exec(request, Stdio())
+    finally:
+        os._exit(status)
 
 
 def _as_inside(instance: Instance, request: ExecRequest) -> ExecRequest:

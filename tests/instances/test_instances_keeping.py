@@ -119,3 +119,21 @@ def test_ls_filters_and_forms(vmm: CommandLine) -> None:
     assert vmm.ok("ls", "-a", "--format", "{{json .Labels}}", "-f", "name=a") == '{"tier": "front"}\n'
     assert vmm.run("ls", "--filter", "colour=blue").returncode == 2
     assert vmm.run("ls", "--format", "{colour}").returncode == 2
+
+
+def test_a_command_can_be_left_to_run_inside(vmm: CommandLine) -> None:
+    vmm.ok(*RUN, "-d", "--name", "busy", "tiny", "sleep", "1000")
+    assert vmm.ok("exec", "-d", "busy", "sh", "-c", "echo done > /told; sleep 77") == ""
+    assert "sleep 77" in vmm.ok("top", "busy")
+    assert vmm.ok("exec", "busy", "cat", "/told") == "done\n"
+
+
+def test_wait_for_healthy_follows_the_check(vmm: CommandLine) -> None:
+    health = ("--health-cmd", "test -e /well", "--health-interval", "0.2")
+    vmm.ok(*RUN, "-d", "--name", "ill", *health, "tiny", "sleep", "1000")
+    late = vmm.run("wait", "--for", "healthy", "--timeout", "1", "ill")
+    assert late.returncode == 1
+    assert "not healthy" in late.stderr
+    vmm.ok("exec", "ill", "touch", "/well")
+    vmm.ok("wait", "--for", "healthy", "--timeout", "10", "ill")
+    assert vmm.run("wait", "--for", "moon", "ill").returncode == 2
