@@ -133,7 +133,7 @@ def _one_more_sentence(memories: Sequence[Group], disks: Sequence[Group]) -> lis
 
 def _memory_words(group: Group) -> tuple[str, str] | None:
     lines = {line.target: line for line in slopes(group)}
-    if "vm" in lines and "ct" in lines:
+    if {"vm", "ct"} <= lines.keys() and all(lines[one].bytes_per_instance.low > 0 for one in ("vm", "ct")):
         vm, ct = (units.size(lines[target].bytes_per_instance.estimate) for target in ("vm", "ct"))
         return f"{vm} of the host's memory", ct
     found = medians_by_target(summaries(group, named("pss_bytes"), "ct"))

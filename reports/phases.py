@@ -27,8 +27,8 @@ PHASE_WORDS = {
     "t1": "image and disk",
     "t2": "prepare",
     "t3": "VMM starts",
-    "t4": "firmware",
-    "t5": "kernel loads",
+    "t4": "to first output",
+    "t5": "firmware, loader",
     "t6": "kernel boots",
     "t7": "network",
     "t8": "init and reply",
@@ -61,6 +61,8 @@ def phases(series: Series, machine: bool) -> list[Phase]:
     if not runs:
         return []
     passed = [edge for edge in EDGES if sum(edge in run for run in runs) * 2 > len(runs)]
+    # A quiet kernel is entered (t5) before it says its first word (t4): time decides the order, not names.
+    passed.sort(key=lambda edge: statistics.median(run[edge] for run in runs if edge in run))
     whole = [run for run in runs if all(edge in run for edge in passed)]
     if not whole or statistics.median(run[passed[-1]] for run in whole) <= 0:
         return []

@@ -67,12 +67,11 @@ def _ratio(pairs: tuple[tuple[float, float], ...]) -> Interval:
 
 
 def paired_ratio(series: Series, base: Series, read: Reading) -> Interval | None:
-    """The ratio of two targets within blocks; None where fewer than two blocks have both, or a value is
-    zero."""
+    """The ratio of two targets within blocks; None where no block has both above zero."""
     above, below = _by_block(series, read), _by_block(base, read)
     pairs = [(above[block], below[block]) for block in sorted(above.keys() & below.keys())]
     whole = [(a, b) for a, b in pairs if a > 0 and b > 0]
-    return _ratio(tuple(whole)) if len(whole) >= 2 else None
+    return _ratio(tuple(whole)) if whole else None
 
 
 def _by_block(series: Series, read: Reading) -> dict[int, float]:

@@ -19,9 +19,8 @@ def significant(value: float, figures: int = 3) -> str:
         return "0"
     places = figures - 1 - math.floor(math.log10(abs(value)))
     rounded = round(value, places)
-    if places <= 0:
-        return f"{rounded:,.0f}".replace(",", NARROW_SPACE)
-    return f"{rounded:.{places}f}"
+    words = f"{rounded:,.{max(places, 0)}f}"
+    return words.replace(",", NARROW_SPACE).replace("-", "−")
 
 
 def seconds(value_s: float, figures: int = 3) -> str:

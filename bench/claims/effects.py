@@ -12,6 +12,7 @@ from bench.core import stats
 from bench.core.sample import Sample
 from bench.core.stats import Interval
 
+PAGE_BYTES = 4096.0
 _EDGES = re.compile(r"(t\d)\.\.(t\d)")
 
 
@@ -183,13 +184,15 @@ def _slope(good: Sequence[Sequence[Sample]], predicate: Predicate) -> Found:
 
 
 def _slope_ratio(good: Sequence[Sequence[Sample]], predicate: Predicate) -> Found:
-    """The widest that two slopes' intervals allow: cautious, and right whatever their correlation."""
+    """The widest that two slopes' intervals allow: cautious, and right whatever their correlation.
+
+    One more instance takes a page at least: noise that hides a small slope must not make the ratio endless.
+    """
     (xs, ys), (base_xs, base_ys) = (_points(found, predicate) for found in good)
     top, base = stats.slope_interval(xs, ys), stats.slope_interval(base_xs, base_ys)
     count = min(len(xs), len(base_xs))
-    if not base.low > 0:
-        return None, count
-    return Interval(top.estimate / base.estimate, top.low / base.high, top.high / base.low), count
+    low, middle, high = (max(value, PAGE_BYTES) for value in (base.low, base.estimate, base.high))
+    return Interval(top.estimate / middle, top.low / high, top.high / low), count
 
 
 def _exponent(good: Sequence[Sequence[Sample]], predicate: Predicate) -> Found:

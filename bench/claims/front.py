@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -37,7 +38,9 @@ class Host:
 
     def run_once(self, cell: Cell) -> Parts:
         """Run the script; a status that is not zero is a failure, its last words the reason."""
-        scratch = tempfile.mkdtemp(prefix="vmm-claim-")
+        # Its name is also the name of instances and images, where an underscore may not stand everywhere.
+        scratch = str(Path(tempfile.gettempdir(), f"claim-{secrets.token_hex(6)}"))
+        os.mkdir(scratch, 0o700)
         began_ns = time.monotonic_ns()
         try:
             ended = _run(cell, scratch)

@@ -110,7 +110,8 @@ def _table(costs: Sequence[Cost]) -> Table:
 
 
 def _row(cost: Cost) -> tuple[str, ...]:
-    low, high = units.times(cost.ratio.low), units.times(cost.ratio.high)
+    bounded = cost.ratio.low == cost.ratio.low
+    interval = f"{units.times(cost.ratio.low)} to {units.times(cost.ratio.high)}" if bounded else "–"
     ratio = units.times(cost.ratio.estimate)
     return (
         cost.subject,
@@ -118,6 +119,6 @@ def _row(cost: Cost) -> tuple[str, ...]:
         cost.container,
         cost.other,
         ratio,
-        f"{low} to {high}",
+        interval,
         str(cost.pairs),
     )

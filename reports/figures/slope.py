@@ -77,7 +77,7 @@ def _draw(lines: Sequence[Slope], width: float, image: str) -> Svg:
     x_axis(svg, x, COUNT, top, bottom, "idle instances, N")
     for index, line in enumerate(lines):
         _line(svg, line, x, y)
-        words = f"{line.label}  {units.size(line.bytes_per_instance.estimate)} each"
+        words = _words(line)
         if narrow:
             svg.text(4, bottom + 62 + index * 22, words, f"label {line.css}")
     if not narrow:
@@ -119,6 +119,14 @@ def _end_labels(svg: Svg, lines: Sequence[Slope], x: scales.Scale, y: scales.Sca
             f"label {line.css}",
         )
         free = place + 20
+
+
+def _words(line: Slope) -> str:
+    """The slope, or that the host's own noise hides it."""
+    slope = line.bytes_per_instance
+    if not slope.low > 0:
+        return f"{line.label}  below the noise"
+    return f"{line.label}  {units.size(slope.estimate)} each"
 
 
 def _binary(reach: float) -> scales.Quantity:
