@@ -379,6 +379,12 @@ class Container:
 
         return explaining.explain(self)
 
+    def probe(self) -> str:
+        """What a process inside this running container can reach, tried from inside with its very rights."""
+        from containers import probing
+
+        return probing.probe(self)
+
     def rename(self, folder: Path, run: Path) -> None:
         """Follow the record to its new name; raises WrongState while it runs, since its cgroup has the old
         one.

@@ -20,6 +20,7 @@ from host.linux import syscalls as sc
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
 SETUP, CGROUP, PRIVILEGES, CWD, EXEC, TERMINAL, JOIN = range(7)  # guest/vmm-guest.c knows EXEC
 REPORT = struct.Struct("iii")
@@ -49,6 +50,7 @@ class Child(NamedTuple):
     wait_for_maps: bool = False
     death_signal: int = 0
     ignored: tuple[int, ...] = ()
+    body: Callable[[], None] | None = None
     helper: int = -1  # a descriptor, or HELPER for the one that the steps opened
     parents: tuple[int, ...] = ()  # the parent's ends of gate and report, which clone(2) gave us too
     status: int = -1
@@ -87,6 +89,10 @@ def main(child: Child) -> None:
             _leave_with_parent(report[0])
         progress[:] = EXEC, 0
         sc.default_signals(child.ignored)
+        if child.body:
+            os.close(REPORT_FD)  # what follows has begun
+            child.body()
+            os._exit(0)
         _execute(child, candidates, helper)
     except OSError as error:
         path = error.filename if isinstance(error.filename, bytes) else b""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from containers import foreground, launch, plan, runtime, users
@@ -26,9 +27,16 @@ _F_ADD_SEALS, _ALL_SEALS = 1033, 0x0F  # fcntl(2): SEAL, SHRINK, GROW, WRITE
 _ORDER = ("user", "ipc", "uts", "net", "pid", "cgroup", "mnt")
 
 
-def run(container: Container, request: ExecRequest, stdio: Stdio, edges: Edges | None = None) -> int:
+def run(
+    container: Container,
+    request: ExecRequest,
+    stdio: Stdio,
+    edges: Edges | None = None,
+    body: Callable[[], None] | None = None,
+) -> int:
     """Run the command and return its status; 126 and 127 are told on stdio.stderr.
 
+    A `body` runs inside in the command's place, with its rights; it may import nothing.
     Raises WrongState where the container does not run or is paused.
     """
     init = runtime.living(container.run_dir)
@@ -41,8 +49,8 @@ def run(container: Container, request: ExecRequest, stdio: Stdio, edges: Edges |
             "cannot run a command in", container.spec.name, "it is paused", "vmm resume it first"
         )
     if os.geteuid() != 0 and _differs(init.pid, "user"):
-        return _through_user_namespace(container, init, request, stdio)
-    return _run(container, init, request, stdio, edges or Edges())
+        return _through_user_namespace(container, init, request, stdio, body)
+    return _run(container, init, request, stdio, edges or Edges(), body)
 
 
 def _differs(pid: int, kind: str) -> bool:
@@ -54,7 +62,11 @@ def _differs(pid: int, kind: str) -> bool:
 
 
 def _through_user_namespace(
-    container: Container, init: runtime.Init, request: ExecRequest, stdio: Stdio
+    container: Container,
+    init: runtime.Init,
+    request: ExecRequest,
+    stdio: Stdio,
+    body: Callable[[], None] | None,
 ) -> int:
     """Only who is in the user namespace may enter the pid namespace it owns: a go-between enters and
     carries on.
@@ -63,13 +75,19 @@ def _through_user_namespace(
     try:
         pid = os.fork()
         if pid == 0:
-            _go_between(container, init, request, stdio)
+            _go_between(container, init, request, stdio, body)
         return foreground.watch(pid)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _go_between(container: Container, init: runtime.Init, request: ExecRequest, stdio: Stdio) -> None:
+def _go_between(
+    container: Container,
+    init: runtime.Init,
+    request: ExecRequest,
+    stdio: Stdio,
+    body: Callable[[], None] | None,
+) -> None:
     status = 125
     try:
         sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -79,7 +97,7 @@ def _go_between(container: Container, init: runtime.Init, request: ExecRequest, 
         os.close(fd)
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
-        status = _run(container, init, request, stdio, Edges(), helper)
+        status = _run(container, init, request, stdio, Edges(), body, helper)
     except Failure as error:
         os.write(stdio.stderr, f"vmm: {error.told()}\n".encode())
     except OSError as error:
@@ -94,13 +112,14 @@ def _run(
     request: ExecRequest,
     stdio: Stdio,
     edges: Edges,
+    body: Callable[[], None] | None,
     helper: int = -1,
 ) -> int:
     helper = helper if helper >= 0 else _read_only_helper()
     tty = request.tty and stdio.tty
     before = signal.pthread_sigmask(signal.SIG_BLOCK, foreground.PROXIED | {signal.SIGCHLD})
     try:
-        ready = _launch(container, init, request, helper, stdio if tty else None)
+        ready = _launch(container, init, request, helper, stdio if tty else None)._replace(body=body)
         supervise = foreground.on_terminal if tty else foreground.plain
         return supervise(ready, stdio, edges, lambda pid: _still_same(init))
     except launch.CannotExecute as error:

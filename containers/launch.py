@@ -54,6 +54,7 @@ class Launch(NamedTuple):
     maps: IdMaps | None = None
     terminal: Wish | None = None
     helper: int = -1
+    body: Callable[[], None] | None = None
 
 
 class Streams(NamedTuple):
@@ -174,6 +175,7 @@ def _child(launch: Launch, streams: Streams, ends: _Ends, death_signal: int) -> 
         ignored=_ignored(),
         parents=(ends.gate_write, ends.report_read),
         helper=launch.helper,
+        body=launch.body,
         status=streams.status,
         terminal=launch.terminal,
         master_to=streams.master_to,

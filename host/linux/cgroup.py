@@ -198,11 +198,17 @@ class Cgroup:
 
     def _filter_devices(self, devices: Sequence[str]) -> None:
         """v2 has no files for this but eBPF, which takes root; a user is limited by what he may open himself."""
+        if not self._places():
+            self.left_out.append("device rules")
+            return
         from host.linux import device_filter
 
         rules = [device_filter.parse(False, "a"), *(device_filter.parse(True, one) for one in devices)]
+        places = self._places()
+        if not places:
+            return  # nothing is delegated to this user: there is no group to attach to
         try:
-            device_filter.attach(self._places()[0], rules)
+            device_filter.attach(places[0], rules)
         except Failure:
             if os.geteuid() == 0:
                 raise
