@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from host.errors import BadData
+from images import owners
 from images.blobs import Blobs, Writing
 from images.layers import TAR_GZIP
 from images.merged import OPAQUE_XATTRS, is_opaque, is_whiteout
@@ -188,7 +189,8 @@ def _member(
     name: str, path: Path, status: os.stat_result, links: dict[tuple[int, int], str]
 ) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name + "/" if stat.S_ISDIR(status.st_mode) else name)
-    member.mode, member.uid, member.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+    member.mode = stat.S_IMODE(status.st_mode)
+    member.uid, member.gid = owners.inside(status.st_uid, status.st_gid)
     seconds, part_ns = divmod(status.st_mtime_ns, 10**9)
     member.mtime = seconds
     pax = {f"SCHILY.xattr.{key}": value.decode("utf-8", "surrogateescape") for key, value in xattrs(path)}
