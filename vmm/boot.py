@@ -36,9 +36,11 @@ class Boot:
         self.cloned = False  # of a template: its kernel and init began long ago, so t5 and t6 are not its own
         self._serial, self._reap = serial, reap
         self._pidfd = os.pidfd_open(pid)
+        self.place = -1  # among the machines that boot at once
 
     def close(self) -> None:
         """Hang up everywhere; the machine goes on."""
+        self._leave_place()
         for one in (self.channel, self.monitor, self._serial):
             if one is not None:
                 one.close()
@@ -61,6 +63,7 @@ class Boot:
         channel = self.channel
         channel.greet()
         self._await(lambda: channel.greeting is not None, timeout_s, "the guest helper")
+        self._leave_place()
         hello = channel.greeting
         assert hello is not None
         self.edges.mark("t4", hello.received_ns)
@@ -69,6 +72,11 @@ class Boot:
         self.edges.mark("t5", hello.kernel_entry_ns)
         self.edges.mark("t6", hello.host_ns(hello.began_boottime_ns))
         return channel
+
+    def _leave_place(self) -> None:
+        if self.place >= 0:
+            os.close(self.place)
+        self.place = -1
 
     def _await(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
         deadline = time.monotonic() + timeout_s

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from host import paths
 from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, Unsupported, WrongState
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import process, records
+from vmm import admission, process, records
 from vmm.boot import Boot
 from vmm.channel import Channel, HungUp
 from vmm.spec import FIRMWARE_BOOTS, Forward, MachineSpec, check
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _POWEROFF_S = 15.0
 _KILLED = 137
+# QEMU's user network answers names at this address (slirp); a guest without a DHCP client must be told.
+USER_NETWORK_DNS = b"nameserver 10.0.2.3\n"
 
 
 def boot_timeout_s() -> float:
@@ -93,7 +96,14 @@ class Machine:
             boot = clones.boot(self._driver, accel, edges, dies_with_us, boot_timeout_s())
             if boot is not None:
                 return boot
-        return self._driver.boot(accel, edges, dies_with_us)
+        place = admission.take(paths.ensure(self.run_dir.parent), boot_timeout_s())
+        try:
+            boot = self._driver.boot(accel, edges, dies_with_us)
+        except BaseException:
+            os.close(place)
+            raise
+        boot.place = place
+        return boot
 
     def _helper(self, boot: Boot) -> Channel:
         """The greeted channel; a clone is renewed before anything else can run in it."""
@@ -104,6 +114,8 @@ class Machine:
             clones.renew(channel, self.spec)
             assert boot.monitor is not None
             clones.open_to_host(boot.monitor, self.spec)
+        if self.spec.command_mode and any(nic.kind == "user" for nic in self.spec.nics):
+            channel.put("/etc/resolv.conf", USER_NETWORK_DNS)
         if self.spec.command_mode and any(nic.kind == "network" for nic in self.spec.nics):
             from vmm import networking
 
@@ -196,10 +208,17 @@ class Machine:
             self._ask_to_end()
         try:
             process.wait_gone(pid, time_s)
+            self._note_status(0 if not self.spec.command_mode else None)
         except DeadlinePassed:
             self._end_hard(pid)
+            self._note_status(_KILLED)
         self._driver.kill()
         self._driver.release()
+
+    def _note_status(self, status: int | None) -> None:
+        """Keep how it ended where the guest itself could not say so."""
+        if status is not None and self.status() is None:
+            (self.folder / "status").write_text(f"exit {status}\n")
 
     def _ask_to_end(self) -> None:
         if self._driver.state() == "paused":
@@ -226,6 +245,7 @@ class Machine:
         """KILL pulls the plug; another signal goes to the command of a machine in command mode."""
         if number == signal.SIGKILL:
             self._driver.kill()
+            self._note_status(_KILLED)
             self._driver.release()
         elif self.spec.command_mode:
             with self.channel() as channel:
@@ -331,10 +351,15 @@ class Machine:
 
     def inspect(self) -> dict[str, Any]:
         """What is known of the machine, as JSON data."""
+        from vmm import usage
+
+        pid = self.pid()
         return {
             "state": self.state(),
             "status": self.status(),
-            "pid": self.pid(),
+            "pid": pid,
+            "pids": [pid] if pid is not None else [],
+            "cgroups": usage.memory_cgroups(pid) if pid is not None else [],
             "driver": self.spec.driver,
             "accelerator": self.accelerator(),
             "mode": "command" if self.spec.command_mode else "system",

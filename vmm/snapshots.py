@@ -160,7 +160,12 @@ def _job(machine: Machine, command: str, arguments: dict[str, Any]) -> None:
         with contextlib.suppress(Failure):
             machine.execute("job-dismiss", {"id": job})
         if found[0].get("error"):
-            raise CommandFailed(f"{command} of {machine.folder.name} failed", [command], 1, found[0]["error"])
+            hint = ""
+            if command == "snapshot-load":
+                hint = "memory, processors and devices must be those that it had when the snapshot was taken"
+            raise CommandFailed(
+                f"{command} of {machine.folder.name} failed", [command], 1, found[0]["error"], hint
+            )
 
 
 def _disks(machine: Machine) -> list[str]:

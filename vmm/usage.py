@@ -47,6 +47,17 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def memory_cgroups(pid: int) -> list[str]:
+    """The directories of the memory cgroup that a process is in, where it is not the root's (cgroups(7))."""
+    found = []
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if path != "/" and controllers in ("", "memory"):
+            base = Path("/sys/fs/cgroup", *([controllers] if controllers else []))
+            found += [str(base / path[1:])] if (base / path[1:]).is_dir() else []
+    return found
+
+
 def memory_beyond_guest(pid: int, guest_bytes: int) -> dict[str, int]:
     """Proportional memory of QEMU, split into the guest's RAM mapping and all the rest of the process.
 
