@@ -197,7 +197,7 @@ class Cgroup:
             raise
 
     def _filter_devices(self, devices: Sequence[str]) -> None:
-        """v2 has no files for this but eBPF, which takes root; a user is limited by what he may open himself."""
+        """v2 has no files for this but eBPF, which takes root; a user has only what he may open."""
         if not self._places():
             self.left_out.append("device rules")
             return

@@ -19,6 +19,8 @@ def repair(home: Path) -> list[str]:
 
     Idempotent, safe beside running commands; returns one line for each thing that went.
     """
+    if os.geteuid():
+        return []  # bridges belong to root; a user's slirp4netns is ended with its container
     gone: list[str] = []
     for network in networks.listing(home):
         if network.folder.is_dir():
