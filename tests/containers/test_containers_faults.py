@@ -205,3 +205,24 @@ def test_ten_gigabytes_of_output_are_bounded_on_disk(lab):
     time.sleep(0.5)
     assert sum(one.stat().st_size for one in container.folder.glob("log*")) < 3 << 20
     assert container.stop(5) == ""
+
+
+def test_repair_takes_what_nobody_lives_in_and_nothing_else(lab):
+    from containers.repair import repair
+    from host.linux.cgroup import Limits
+
+    living = prepared(lab, 1, True)
+    stray = lab.make("/bin/true", name="stray")
+    stray.cgroup().create(Limits())
+    held = lab.make("/bin/true", name="held")
+    held.cgroup().create(Limits())
+    gone = paths.run_dir(lab.home) / "gone"
+    gone.mkdir(parents=True)
+    (gone / "pid").write_text("1 2 3\n")
+    with records.lock(held.folder / "lock"):
+        said = repair(lab.home)
+    assert said == ["cgroup of container stray", "run directory of container gone"]
+    assert living.cgroup().directories()
+    assert held.cgroup().directories()
+    assert not stray.cgroup().directories()
+    assert repair(lab.home) == ["cgroup of container held"]
