@@ -47,9 +47,9 @@ def vmm(folder: Path) -> Iterator[object]:
     }
 
     def run(*words: str, status: int = 0) -> str:
-        argv = ["setpriv", f"--reuid={ORDINARY_USER}", "--regid=" + ORDINARY_USER]
+        argv = ["setpriv", f"--reuid={ORDINARY_USER}", "--regid=" + ORDINARY_USER, "--clear-groups"]
         done = subprocess.run(
-            [*argv, "-m", "cli.main", *words],
+            [*argv, python, "-m", "cli.main", *words],
             capture_output=True,
             text=True,
             env=env,
