@@ -114,7 +114,11 @@ def _unmade_on_failure(instance: Instance, backend: kinds.Backend) -> Iterator[N
     try:
         yield
     except BaseException:
-        _discard(instance, backend)
+        # What went wrong first is what the user hears; what cannot be undone now is left to the next sweep.
+        with contextlib.suppress(Failure):
+            if _state(backend) in kinds.RUNNING:
+                backend.stop(0)
+            _discard(instance, backend)
         raise
 
 
