@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 FORMATS = ("html", "md", "csv", "ipynb")
+MORE = ("svg",)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +19,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "results", metavar="RESULTS", type=Path, nargs="+", help="results.jsonl, or its folder"
     )
     build.add_argument(
-        "--format", action="append", choices=FORMATS, dest="formats", help="default: all of them"
+        "--format",
+        action="append",
+        choices=(*FORMATS, *MORE),
+        dest="formats",
+        help="default: html md csv ipynb; svg is the first picture alone",
     )
     build.add_argument(
         "--out", metavar="DIR", type=Path, help="where to write (default: beside the first results)"

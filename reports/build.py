@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,15 @@ from reports import claimed
 from reports.flat import csv_text
 from reports.markdown import markdown
 from reports.notebook import notebook
-from reports.page import Source, page, render
+from reports.page import Source, page, picture, render
 
-NAMES = {"html": "index.html", "md": "summary.md", "csv": "results.csv", "ipynb": "results.ipynb"}
+NAMES = {
+    "html": "index.html",
+    "md": "summary.md",
+    "csv": "results.csv",
+    "ipynb": "results.ipynb",
+    "svg": "answer.svg",
+}
 
 
 def read(results: Sequence[Path]) -> Source:
@@ -59,11 +65,12 @@ def build(results: Path | Sequence[Path], out: Path, formats: Sequence[str]) -> 
     source = read([results] if isinstance(results, Path) else results)
     out.mkdir(parents=True, exist_ok=True)
     made = page(source)
-    writers = {
+    writers: dict[str, Callable[[], str]] = {
         "html": lambda: render(made),
         "md": lambda: markdown(made),
         "csv": lambda: csv_text([*source.samples, *(one for _, samples in source.others for one in samples)]),
         "ipynb": notebook,
+        "svg": lambda: picture(made),
     }
     return [_write(out / NAMES[one], writers[one]()) for one in formats]
 

@@ -16,6 +16,7 @@ from reports.claimed import claims_sections
 from reports.comparison import Set, comparison_section, sets
 from reports.play import play_section
 from reports.sections import Section, results_sections
+from reports.svg import Svg, standalone
 
 if TYPE_CHECKING:
     import jinja2
@@ -142,6 +143,17 @@ def render(made: Page) -> str:
     """The page as HTML; every word that came from a results file is escaped."""
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8") if _moves(made) else ""
     return _environment().get_template("page.html.j2").render(page=made, style=style(), script=script)
+
+
+def picture(made: Page) -> str:
+    """The first figure of the page as an SVG file of its own, for a slide or a README; light and dark."""
+    figures = (part.content for section in made.sections for part in section.parts if part.kind == "figure")
+    first = next(figures, None)
+    if first is None:
+        empty = Svg(920, 60, "nothing measured")
+        empty.text(20, 36, made.empty)
+        return standalone(empty.render(), style())
+    return standalone(first.wide, style())
 
 
 def _moves(made: Page) -> bool:

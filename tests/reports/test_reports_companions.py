@@ -188,6 +188,21 @@ def test_a_slider_points_into_its_table(browser: Chromium, claimed: Path) -> Non
     assert browser.value("document.querySelectorAll('tr.extrapolated').length") >= 5
 
 
+def test_the_answer_alone_is_a_picture_in_light_and_dark(
+    browser: Chromium, demo: Path, tmp_path: Path
+) -> None:
+    path = build(demo, tmp_path, ["svg"])[0]
+    seen = []
+    for dark in (False, True):
+        browser.view(1000, dark=dark)
+        browser.open(path)
+        assert browser.complaints() == []
+        seen.append(browser.value("getComputedStyle(document.querySelector('text.subject')).fill"))
+    assert seen[0] != seen[1]
+    empty = synthetic.write(tmp_path / "empty", [])
+    assert "no samples yet" in build(empty, tmp_path, ["svg"])[0].read_text()
+
+
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_claims_are_readable(browser: Chromium, claimed: Path, width: int) -> None:
     browser.view(width)
