@@ -98,15 +98,22 @@ _VERSION = 2  # part of the digest: a changed compiler must not meet an old prog
 
 
 def program(profile: str, capabilities: frozenset[str], cache: Path) -> bytes:
-    """The BPF of `profile` ("default", "compat", "unconfined"), compiled once, then read from `cache`.
+    """The BPF of `profile` ("default", "compat", "unconfined", a file), compiled once, then from `cache`.
 
     Raises HostUnfit where libseccomp is missing at the first use, Usage for an unknown profile.
     """
     if profile == "unconfined":
         return b""
+    if profile.startswith("/"):
+        from containers import profiles
+
+        return profiles.program(profile, capabilities, cache)
     if profile not in ("default", "compat"):
         raise Usage(
-            "cannot use the seccomp profile", profile, "not known", "use default, compat or unconfined"
+            "cannot use the seccomp profile",
+            profile,
+            "not known",
+            "use default, compat, unconfined or a file",
         )
     foreign = profile == "compat"
     path = cache / f"seccomp-{_digest(capabilities, foreign)}.bpf"

@@ -7,6 +7,7 @@ one adopts them from what lies in the run directory. It ends by itself when noth
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import sys
@@ -221,6 +222,8 @@ def main(argv: list[str]) -> int:
     home, base = Path(argv[1]), Path(argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(int(argv[3]), False)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # four descriptors a container
     Supervisor(home, base).run()
     os.close(int(argv[3]))
     while _left_over(base):

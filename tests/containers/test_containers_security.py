@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -536,3 +537,37 @@ def test_the_probe_suite_gets_through_nowhere_by_default_and_widely_when_privile
     report = wide.probe()
     for name in ("mount", "host's processes", "raw socket", "sethostname"):
         assert any(line.startswith("OPEN") and name in line for line in report.splitlines()), report
+
+
+def test_a_profile_file_of_the_user_is_obeyed(lab):
+    profile = lab.home / "profile.json"
+    rules = [
+        {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13},
+        {"names": ["rmdir"], "action": "SCMP_ACT_ERRNO", "excludes": {"caps": ["CAP_CHOWN"]}},
+    ]
+    profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}))
+    status, output = lab.shell("mkdir /tmp/x", seccomp=str(profile))
+    assert status != 0
+    assert "Permission denied" in output
+    assert lab.shell("rmdir /tmp", seccomp=str(profile))[0] == 0, "this rule holds without CHOWN only"
+    assert lab.shell("mkdir /a; rmdir /a", seccomp=str(profile), capabilities=("KILL",))[0] != 0
+    profile.write_text("{}")
+    with pytest.raises(Failure, match="defaultAction"):
+        lab.shell("true", seccomp=str(profile))
+
+
+@pytest.mark.parametrize(
+    ("field", "kind"),
+    [("pid_namespace", "pid"), ("network", "net"), ("ipc_namespace", "ipc"), ("uts_namespace", "uts")],
+)
+def test_a_namespace_of_another_container_is_shared(lab, field, kind):
+    other = lab.make("/bin/sleep", "60", name="other")
+    other.start(Edges())
+    inside = lab.shell(f"readlink /proc/self/ns/{kind}", **{field: f"/proc/{other.pid()}/ns/{kind}"})[
+        1
+    ].strip()
+    assert inside == os.readlink(f"/proc/{other.pid()}/ns/{kind}")
+    if kind == "pid":
+        words = lab.shell("ps", pid_namespace=f"/proc/{other.pid()}/ns/pid")[1]
+        assert "sleep 60" in words
+        assert other.pid() is not None, "the neighbour lives on"
