@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bench.core import idle
 from bench.core.target import MARKER, Cell, Held, Parts, Unavailable
@@ -273,29 +273,34 @@ def called(run: Callable[[Stdio, Edges], int], cell: Cell) -> Parts:
     return made
 
 
-def _call(run: Callable[[Stdio, Edges], int], out: int, err: int, tell_fd: int) -> None:
-    """The forked process's life."""
-    report: dict[str, Any] = {}
+def _call(run: Callable[[Stdio, Edges], int], out: int, err: int, tell_fd: int) -> NoReturn:
+    """The forked process's life; it must not go back into the worker's code, whatever happens."""
     edges = Edges()
+    report: dict[str, Any] = {}
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         report["status"] = run(Stdio(0, out, err), edges)
     except Failure as error:
-        report |= {"error": str(error), "hint": error.hint or None}
+        report |= {"error": str(error)[-4000:], "hint": error.hint or None}
     except BaseException as error:
-        report["error"] = repr(error)
+        report["error"] = repr(error)[-4000:]
+    try:
+        data = json.dumps({**report, "stamps_ns": edges.stamps_ns}).encode()
+        while data:
+            data = data[os.write(tell_fd, data) :]
     finally:
-        report["stamps_ns"] = edges.stamps_ns
-        os.write(tell_fd, json.dumps(report).encode()[:65536])
         os._exit(0)
 
 
 def _report(fd: int) -> dict[str, Any]:
-    data = os.read(fd, 1 << 16)
+    """What the engine told, up to the end of its pipe."""
+    data = b""
+    while chunk := os.read(fd, 1 << 16):
+        data += chunk
     try:
         report: dict[str, Any] = json.loads(data)
     except ValueError:
-        return {"error": "the engine ended without a word"}
+        return {"error": f"the engine ended without a word: {data[-200:]!r}"}
     return report
 
 

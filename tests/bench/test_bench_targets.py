@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import leaks
 import pytest
 from capabilities import need
 
@@ -26,9 +28,12 @@ ALL = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for 
 
 
 @pytest.fixture(scope="module")
-def module_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One store for the module: tiny is made once."""
-    return tmp_path_factory.mktemp("targets") / "home"
+def module_home() -> Iterator[Path]:
+    """One store for the module, tiny made once; outside of pytest's folder: QEMU's own user must reach it."""
+    with tempfile.TemporaryDirectory(prefix="vmm-bench-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder) / "home"
+        leaks.forget(Path(folder) / "home")
 
 
 @pytest.fixture
@@ -121,8 +126,8 @@ def test_disk_counts_holes_and_hard_links_right(tmp_path: Path) -> None:
     assert found["unique_bytes"] == found["allocated_bytes"]
 
 
-MACHINES = ["vm", pytest.param("qemu", marks=pytest.mark.slow), pytest.param("vm-clone", marks=pytest.mark.slow),
-            pytest.param("vm-libvirt", marks=pytest.mark.slow), pytest.param("virsh", marks=pytest.mark.slow)]  # fmt: skip
+SLOW_MACHINES = ("qemu", "vm-clone", "vm-libvirt", "virsh")
+MACHINES = ["vm", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_MACHINES)]
 
 
 @pytest.mark.machine
@@ -139,7 +144,8 @@ def test_a_machine_says_the_same_marker(
     (ran,) = worker.runs(lambda: made.run_once(_cell(made)), 1, 120.0)
     made.cleanup()
     parts = ran.parts[0]
-    assert (parts.status, parts.error, parts.exit_status) == ("ok", None, 0)
+    assert parts.error is None
+    assert (parts.status, parts.exit_status) == ("ok", 0)
     assert MARKER in parts.output
     assert parts.accelerator in ("tcg", "kvm")
     assert 0 == parts.edges_ns["t0"] < parts.edges_ns["t8"] <= parts.edges_ns["t9"]
