@@ -16,7 +16,8 @@ def modules(spec: MachineSpec) -> tuple[str, ...]:
     The transport comes first, since the drivers behind it probe when they are loaded.
     """
     names = ["virtio_mmio" if spec.boot == "microvm" else "virtio_pci"]
-    names += ["virtio_blk", "virtio_console", "virtio_rng"]
+    # Debian's generic kernel has ext4 as a module, the cloud kernel has it built in: initrds leaves that out.
+    names += ["virtio_blk", "virtio_console", "virtio_rng", spec.root_type]
     if spec.nics or not spec.command_mode:
         names.append("virtio_net")
     kinds = {share.kind for share in spec.shares}

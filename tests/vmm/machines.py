@@ -30,9 +30,9 @@ def shared_home() -> Path:
 
 
 @functools.cache
-def kernel() -> kernels.GuestKernel:
-    """Debian's cloud kernel."""
-    return kernels.guest_kernel(shared_home(), "cloud")
+def kernel(flavour: str = "cloud") -> kernels.GuestKernel:
+    """Debian's cloud kernel, or the generic one that knows 9p."""
+    return kernels.guest_kernel(shared_home(), flavour)
 
 
 @functools.cache
@@ -47,18 +47,19 @@ def image(name: str) -> Image:
 
 def spec_of(folder: Path, argv: tuple[str, ...], boot: str = "microvm", **more: Any) -> MachineSpec:
     """The spec of a tiny machine that runs `argv`."""
+    guest_kernel = kernel("generic" if more.get("shares") else "cloud")
     spec = MachineSpec(
         name=folder.name,
         boot=boot,
         accel=more.pop("accel", "tcg"),
-        kernel=str(getattr(kernel(), rungs.kernel_file(boot))),
+        kernel=str(getattr(guest_kernel, rungs.kernel_file(boot))),
         root="/dev/vda",
         disks=(Disk(path=str(folder / "disk.qcow2")),),
         command=Command(argv=argv, env=ENV),
         memory_bytes=more.pop("memory_bytes", 128 << 20),
         **more,
     )
-    made = initrds.initrd(shared_home(), kernel(), paths.guest_helper(), rungs.modules(spec))
+    made = initrds.initrd(shared_home(), guest_kernel, paths.guest_helper(), rungs.modules(spec))
     return replace(spec, initrd=str(made))
 
 
