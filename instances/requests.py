@@ -1,7 +1,6 @@
 """What `vmm run` was asked for: its words, parsed, before any image or host is looked at."""
 
-from __future__ import annotations
-
+# Without annotations from __future__: a NamedTuple compiles the text of each, 1.5 ms for RunRequest.
 from typing import NamedTuple
 
 from host.errors import Unsupported, Usage

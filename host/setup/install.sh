@@ -54,6 +54,9 @@ guest_helper() {
     quietly "gcc" gcc -static -O2 -Wall -Wextra -Werror -o "$helper.new" "$top/guest/vmm-guest.c"
     mv "$helper.new" "$helper"
 }
+bytecode() { # an editable install compiles nothing, and where nobody may write, each start would compile anew
+    (cd "$top" && "$venv/bin/python" -m compileall -q cli instances vmm containers images bench reports host)
+}
 
 packages "$@"
 case " $* " in
@@ -62,3 +65,4 @@ case " $* " in
     *) python_env libvirt,cluster ;;
 esac
 guest_helper
+bytecode
