@@ -12,6 +12,7 @@ from reports.answers import answer
 from reports.figures.cost import cost_figure
 from reports.figures.ecdf import start_figure
 from reports.figures.figure import Figure
+from reports.figures.heat import heat_figure
 from reports.figures.measures import DISK, MEMORY, measures_figure
 from reports.figures.order import order_figure
 from reports.figures.race import race_figure
@@ -50,6 +51,7 @@ def results_sections(samples: Sequence[Sample]) -> list[Section]:
         _phases(samples),
         _memory(samples),
         _disk(samples),
+        _work(samples),
         _drift(samples),
     ]
     return [section for section in made if section]
@@ -133,6 +135,16 @@ def _disk(samples: Sequence[Sample]) -> Section | None:
         if parts
         else None
     )
+
+
+def _work(samples: Sequence[Sample]) -> Section | None:
+    parts = _figures([heat_figure(samples)])
+    words = (
+        "Starting is paid once, working every second. The same static program did the same work on every "
+        "target; "
+        "each number is its time over the plain process's.",
+    )
+    return Section("work", "Work", "What work costs", words, tuple(parts)) if parts else None
 
 
 def _drift(samples: Sequence[Sample]) -> Section | None:

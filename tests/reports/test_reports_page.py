@@ -169,6 +169,23 @@ def test_the_page_asks_for_nothing_from_the_network(tmp_path: Path) -> None:
     assert "@import" not in html
 
 
+def test_the_heat_map_tells_ratios_to_the_process(tmp_path: Path) -> None:
+    """Work that takes 1 s as a process, 1 s in a container and 30 s in a machine."""
+    lines = [
+        synthetic.sample(
+            experiment="C37.work", mode="workload", target=target, block=block, values={"work_s": time_s}
+        )
+        for block in range(6)
+        for target, time_s in (("process", 1.0), ("ct", 1.0), ("vm", 30.0))
+    ]
+    html = built(tmp_path, lines)
+    heat = html[html.index('<figure id="heat"') :]
+    heat = heat[: heat.index("</figure>")]
+    assert "machines under TCG" in heat
+    assert re.search(r'class="heat-words-1"[^>]*>1.00×<', heat)
+    assert re.search(r'class="heat-words-6"[^>]*>30×<', heat)
+
+
 def test_an_empty_file_makes_a_page_that_says_so(tmp_path: Path) -> None:
     assert "holds no samples yet" in built(tmp_path, [])
     assert "holds no samples yet" in (tmp_path / "summary.md").read_text()
