@@ -125,7 +125,7 @@ def _measured(plan: Plan, out: Path, resume: bool) -> Sequence[Sample] | None:
         store.set_aside(out)
     with store.Store(out) as kept:
         campaign = Campaign(
-            name=f"{plan.name}-{store.described(out).get('campaign', '')}"[:60] if resume else _name(plan),
+            name=str(store.described(out).get("campaign") or _name(plan)),
             plan=plan,
             store=kept,
             targets={**targets.load(plan.targets), Host.name: Host()},

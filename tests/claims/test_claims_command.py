@@ -55,6 +55,14 @@ def test_a_run_measures_judges_and_writes(
     assert "67 decided" in again or "of 67 decided" in again
 
 
+def test_resume_takes_no_sample_twice(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    told(capsys, "run", "C62", "--quick", "--out", str(out))
+    before = (out / "results.jsonl").read_bytes()
+    told(capsys, "run", "C62", "--quick", "--resume", "--out", str(out))
+    assert (out / "results.jsonl").read_bytes() == before
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
