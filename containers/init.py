@@ -69,6 +69,7 @@ def main(child: Child) -> None:
         _become_leader(child)
         _perform(child.steps, SETUP, progress)
         _wait(child.gate)
+        _hide()
         progress[:] = JOIN, 0
         for fd in child.doors:
             os.write(fd, b"0")
@@ -106,12 +107,20 @@ def _become_leader(child: Child) -> None:
         _wait(child.gate)  # dumpable still: /proc/PID/uid_map must belong to the user who writes it
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
-    # Nobody inside may trace us or reach the interpreter behind /proc/PID/exe.
-    sc.prctl(sc.PR_SET_DUMPABLE, 0)
+    else:
+        _hide()
     os.setsid()  # no terminal of the host is ours to push bytes into (TIOCSTI)
     os.umask(0)
     for fd, kind in child.joins:
         sc.setns(fd, kind)
+
+
+def _hide() -> None:
+    """Nobody inside may trace us or reach the interpreter behind /proc/PID/exe.
+
+    Without root this waits for the second gate: slirp4netns opens our /proc/PID/ns as the same user.
+    """
+    sc.prctl(sc.PR_SET_DUMPABLE, 0)
 
 
 def _perform(steps: list[rootfs.Step], phase: int, progress: list[int]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 from capabilities import ORDINARY_USER, need
 from test_net_members import _reply
 
+from host import paths
 from host.errors import Failure, InUse
 from host.linux import net
 from host.linux.net import netlink, rootless
@@ -104,3 +108,38 @@ def test_errors_are_told(tmp_path: Path) -> None:
         net.slirp("web", 2**22 - 1, tmp_path)
     assert os.listdir(tmp_path) == []
     assert netlink.index_of("eth0") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_network")
+def test_a_users_container_has_a_network_and_ports(tmp_path: Path) -> None:
+    """The whole command as an ordinary user, by the distribution's python3."""
+    need("slirp4netns", "userns", "user", "root", "overlay", "guest-helper", "busybox")
+    python = Path("/usr/bin/python3")
+    if not python.exists():
+        pytest.skip("needs the distribution's python3")
+    home = Path(tempfile.mkdtemp(prefix="rootless-", dir="/tmp"))  # pytest's folders are root's alone
+    shutil.chown(home, ORDINARY_USER, ORDINARY_USER)
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    script = f"""
+        export HOME={home} VMM_HOME={home}/home XDG_RUNTIME_DIR={home} PYTHONDONTWRITEBYTECODE=1
+        export PYTHONPATH={Path.cwd()}:{packages} VMM_GUEST={paths.guest_helper()}
+        vmm() {{ {python} -m cli.main "$@"; }}
+        vmm run -d --name web -p 8089:80 tiny sh -c 'while :; do echo rootless | nc -l -p 80; done' || exit
+        vmm port web --add 8090:80 && busybox nc -w 5 127.0.0.1 8089 && busybox nc -w 5 127.0.0.1 8090
+        vmm rm -f web
+        vmm run --rm --network lan tiny true
+    """
+    # /dev/net/tun is everybody's where udev makes it; here root's alone may be what the host has
+    setup = 'mount -t tmpfs t /dev/net && mknod -m 666 /dev/net/tun c 10 200 && exec "$@"'
+    user = ["setpriv", "--reuid", ORDINARY_USER, "--regid", ORDINARY_USER, "--init-groups"]
+    argv = ["unshare", "-m", "sh", "-c", setup, "sh", *user, "sh", "-c", script]
+    try:
+        told = subprocess.run(
+            argv, capture_output=True, text=True, stdin=-3, timeout=120, cwd="/", check=False
+        )
+        assert told.stdout.count("rootless\n") == 2, told.stderr
+        assert "bridges belong to root" in told.stderr
+        assert _reply(8089) == "ECONNREFUSED"
+    finally:
+        shutil.rmtree(home, ignore_errors=True)

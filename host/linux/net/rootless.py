@@ -18,7 +18,7 @@ from typing import Any
 
 from host import paths
 from host.commands import missing
-from host.errors import DeadlinePassed, Failure, InUse
+from host.errors import DeadlinePassed, Failure, HostUnfit, InUse
 from host.linux.net import names, ports
 from host.linux.net.leases import Lease
 from host.linux.net.ports import Port
@@ -93,6 +93,10 @@ def _wait_ready(ready: int, run: Path) -> None:
         raise DeadlinePassed("cannot start slirp4netns", why=f"it was not ready after {READY_S:g} s")
     if os.read(ready, 1) != b"1":
         words = (run / "slirp.log").read_text(errors="replace").strip()
+        if "/dev/net/tun" in words:
+            raise HostUnfit(
+                "cannot start slirp4netns", why=words, hint="as root: chmod 666 /dev/net/tun, as udev does"
+            )
         raise Failure("cannot start slirp4netns", why=words or "it ended without a word")
 
 
