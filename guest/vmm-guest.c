@@ -390,6 +390,7 @@ static int become(struct command *c) {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL); /* vfork shares memory, not handlers; an ignored signal would stay so after exec */
     setsid();
     for (int fd = 0; fd < 3; fd++)
         if (dup2(c->child[fd], fd) < 0) return failed_at = "open the descriptors of", errno;

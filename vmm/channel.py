@@ -19,6 +19,7 @@ from vmm import frames
 from vmm.frames import Frame, Hello
 
 _CHUNK_BYTES = 64 << 10
+_GREET_AGAIN_S = 0.5
 
 
 class HungUp(Failure):
@@ -139,6 +140,9 @@ class Channel:
         """Send HELLO without waiting: the helper answers when it opens its port."""
         self.greeting = None
         self._nonce = int.from_bytes(os.urandom(8), "little") | 1
+        self._greet_again()
+
+    def _greet_again(self) -> None:
         self.send(frames.HELLO, 0, struct.pack("<Q", self._nonce))
 
     def hello(self, timeout_s: float = 30.0) -> Hello:
@@ -148,8 +152,16 @@ class Channel:
         """
         if not self._nonce:
             self.greet()
-        self._wait(lambda: self.greeting is not None, timeout_s, "cannot greet the guest helper")
-        assert self.greeting is not None
+        deadline = time.monotonic() + timeout_s
+        while self.greeting is None:
+            pause_s = min(_GREET_AGAIN_S, max(0.0, deadline - time.monotonic()))
+            try:
+                self._wait(lambda: self.greeting is not None, pause_s, "cannot greet the guest helper")
+            except DeadlinePassed:
+                if time.monotonic() >= deadline:
+                    raise
+                # a frame that an earlier host left half said may have swallowed ours
+                self._greet_again()
         return self.greeting
 
     def _take_welcome(self, frame: Frame) -> None:
