@@ -62,7 +62,6 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "snapshot": ("cli.snapshot", "states of an instance to return to"),
         "template": ("cli.template", "frozen machines from which clones start at once"),
         "compact": ("cli.machine", "give a machine's freed disk space back"),
-        "migrate": ("cli.migrate", "move a running machine to another QEMU"),
     },
     "Set up": {
         "image": ("cli.image", "images: list, build, pull, push, convert ..."),
