@@ -168,9 +168,6 @@ def inside(spec: ContainerSpec, host: Host) -> list[Op]:
         ops.append(Op("sethostname", (spec.hostname or spec.name,)))
     if spec.network in ("none", "private"):
         ops.append(Op("loopback_up", ()))
-    if spec.joins_network() and not host.rootless:
-        # ping without CAP_NET_RAW (icmp(7)); only ids that the namespace knows may stand there
-        ops.append(Op("write", ("/proc/sys/net/ipv4/ping_group_range", "0 65535")))
     ops += [Op("write", (f"/proc/sys/{name.replace('.', '/')}", value)) for name, value in spec.sysctls]
     if spec.masked and not spec.privileged:
         ops += _hidden()
