@@ -351,12 +351,13 @@ class Machine:
 
     def inspect(self) -> dict[str, Any]:
         """What is known of the machine, as JSON data."""
-        from vmm import usage
+        from vmm import monitor, usage
 
         pid = self.pid()
         return {
             "state": self.state(),
             "status": self.status(),
+            "trouble": monitor.trouble(self.run_dir / "query") if pid is not None else "",
             "pid": pid,
             "pids": [pid] if pid is not None else [],
             "cgroups": usage.memory_cgroups(pid) if pid is not None else [],

@@ -136,6 +136,25 @@ _STATES = {
 }
 
 
+# Why a machine stands still, where it was not `vmm pause`.
+_REASONS = {
+    "io-error": "a disk could not be written; free space on the host, then vmm resume NAME goes on",
+    "guest-panicked": "the guest kernel panicked; vmm logs NAME",
+    "internal-error": "QEMU met an internal error; vmm kill NAME",
+    "watchdog": "the guest's watchdog expired",
+}
+
+
+def trouble(path: Path, timeout_s: float = 0.2) -> str:
+    """Why QEMU has stopped the guest by itself, or an empty string."""
+    try:
+        with connect(path, timeout_s) as monitor:
+            said = str(monitor.execute("query-status", timeout_s=timeout_s)["status"])
+    except (OSError, Failure):
+        return ""
+    return _REASONS.get(said, "")
+
+
 def state(path: Path, timeout_s: float = 0.2) -> str:
     """What QEMU itself says within 200 ms, in our words, else `unresponsive`; `exited` where none listens."""
     try:
