@@ -125,7 +125,7 @@ def _rights(pid: int) -> Iterator[str]:
 def _network(container: Container, pid: int) -> Iterator[str]:
     for line in Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]:
         yield f"{line.partition(':')[0].strip()}    # nsenter -t {pid} -n ip addr"
-    if container.spec.joins_network() and os.geteuid() == 0:
+    if container.networked() and os.geteuid() == 0:
         from host.linux import net
 
         for lease in net.leases_of(container.home, container.folder.name):
@@ -133,3 +133,4 @@ def _network(container: Container, pid: int) -> Iterator[str]:
             yield f"bridge {lease.bridge}, host end {lease.link}    # ip -d link show {lease.link}"
             for port in lease.ports:
                 yield f"published {port}    # nft list table ip vmm"
+            yield from net.by_hand(lease, pid)

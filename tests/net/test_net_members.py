@@ -527,6 +527,20 @@ def test_plan_says_what_is_done_by_hand(lab: Path) -> None:
     assert nftables.has(nftables.Element("nat", nftables.name_key(network.bridge)))
 
 
+def test_a_place_made_by_hand_is_the_same(lab: Path, member: Make, ended: Ended) -> None:
+    first, second = member(), member()
+    lease = _attach(lab, "web", first, ports=net.parse_ports("8080:80") + net.parse_ports("0.0.0.0:8081:80"))
+    lines = net.by_hand(lease, second.process.pid)
+    first.die()
+    assert _eventually(lambda: not netlink.index_of(lease.link))
+    net.detach(lab, "bridge", "web")
+    for line in lines:
+        subprocess.run(["sh", "-c", line], check=True, capture_output=True)
+    ended.append(second.serve(80))
+    assert (_reply(8080), _reply(8081)) == ("hello", "hello")
+    assert _reaches(second, lease.gateway)
+
+
 @pytest.mark.timing_sensitive
 def test_member_joins_in_a_few_milliseconds(lab: Path, member: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     _attach(lab, "first", member())

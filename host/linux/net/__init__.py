@@ -40,9 +40,11 @@ if TYPE_CHECKING:
     from host.linux.net.taps import Tap as Tap
     from host.linux.net.taps import reserve as reserve
     from host.linux.net.taps import tap as tap
+    from host.linux.net.telling import by_hand as by_hand
 
 _WHERE = {
     "Lease": "leases",
+    "by_hand": "telling",
     "loopback_up": "inside",
     "Port": "ports",
     "parse_ports": "ports",
