@@ -304,6 +304,7 @@ def _tell(out: Path, samples: list[Sample], litter: list[dict[str, Any]], condit
     markdown = export.to_markdown(rows, store.described(out))
     records.write_bytes(out / "summary.md", markdown.encode())
     print(table.to_table(rows))
+    _tell_wanted(out, samples)
     for one in litter:
         # Mounts, cgroups and links that appeared may be a neighbour's: campaign.json has them.
         if one["kind"] in ("process", "file"):
@@ -312,6 +313,17 @@ def _tell(out: Path, samples: list[Sample], litter: list[dict[str, Any]], condit
         _say("no run worked")
         return 1
     return _judged(conditions, rows)
+
+
+def _tell_wanted(out: Path, samples: list[Sample]) -> None:
+    """The figures that the plan fixed beforehand, next to what was found."""
+    from bench.core import plan, store, wanted
+
+    described = store.described(out)
+    found = wanted.judged(plan.from_record(described["plan"]), samples) if "plan" in described else []
+    if found:
+        print("figures that the plan wants, paired by block, with 95 % intervals")
+        print(wanted.to_text(found) + "\n")
 
 
 def _conditions(texts: list[str], baseline: Path | None) -> Conditions:

@@ -168,7 +168,8 @@ def ratio_range(row: Row) -> str:
     """The ratio's interval in brackets."""
     if row.ratio is None or math.isnan(row.ratio.low):
         return ""
-    return f"({row.ratio.low:.2g}..{row.ratio.high:.2g})"
+    low, high = (f"{x:.2g}" if x < 100 else f"{x:.0f}" for x in (row.ratio.low, row.ratio.high))
+    return f"({low}..{high})"
 
 
 def note_text(row: Row) -> str:

@@ -43,6 +43,11 @@ def rows(samples: Sequence[Sample], base: str = "ct") -> list[Row]:
     return made
 
 
+def starts(samples: Iterable[Sample], cell: str) -> dict[int, float]:
+    """Block -> seconds of the start of a cell, the median where a block has a batch."""
+    return _values([one for one in samples if one.cell == cell], "start_s")
+
+
 def _by_size(by_target: dict[str, list[Sample]], what: str) -> dict[str, list[Sample]]:
     """Targets from the smallest median up; those without a good run last."""
 

@@ -30,21 +30,24 @@ def _list(members: Sequence[Row]) -> list[str]:
     """One line a target: median, interval, ratio."""
     base = next((row.base for row in members if row.base), None)
     ratio = f"x {base}" if base else ""
-    lines = [f"  {'':<17} {'n':>3} {'median':>10} {'95 % interval':>21} {ratio:>21}"]
+    wide = max(17, *(len(label(row)) for row in members))
+    lines = [f"  {'':<{wide}} {'n':>3} {'median':>10} {'95 % interval':>21} {ratio:>{38 - wide}}"]
     names = dict.fromkeys(row.what for row in members)
     for what in names:
         if len(names) > 1:
             lines.append(f"  {what}")
-        lines += [_line(row) for row in members if row.what == what]
+        lines += [_line(row, wide) for row in members if row.what == what]
     return lines
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, wide: int) -> str:
     if not row.n:
-        return f"  {label(row):<17} {_first_line(row)}"[:WIDTH]
+        return f"  {label(row):<{wide}} {_first_line(row)}"[:WIDTH]
     ratio = f"{ratio_text(row)} {ratio_range(row)}".strip()
     value = value_text(row.median.estimate, row.what)
-    line = f"  {label(row):<17} {row.n:>3} {value:>10} {range_text(row):>21} {ratio:>21}".rstrip()
+    line = (
+        f"  {label(row):<{wide}} {row.n:>3} {value:>10} {range_text(row):>21} {ratio:>{38 - wide}}".rstrip()
+    )
     if not row.bad:
         return line
     short = f"{line}  {row.bad} bad"

@@ -172,7 +172,7 @@ def _close_all_but(fd: int) -> None:
     """A target gone wild must not be able to write into the results file, nor hold its lock."""
     os.closerange(3, fd)
     os.closerange(fd + 1, 1 << 20)
-    # Whoever wrapped these streams (a test's capture) may have had them on a descriptor that is another one now.
+    # A test's capture may have had these streams on a descriptor that is another one now.
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
 

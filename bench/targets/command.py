@@ -30,6 +30,11 @@ Env = Mapping[str, str] | None
 _INIT = re.compile(rb"^vmm-init (\d+)\r?$", re.MULTILINE)
 
 
+def inside(cell: Cell) -> tuple[str, ...]:
+    """The cell's command, under our init unless the plan wants it bare."""
+    return under_init(cell.command) if cell.param("init", True) else cell.command
+
+
 def under_init(command: Sequence[str]) -> tuple[str, ...]:
     """The command under our init, which says `vmm-init NS` (CLOCK_MONOTONIC) on stderr when it begins: t6."""
     return (HELPER, "init", "--mark", "--", *command)

@@ -29,7 +29,7 @@ class Container(Ours):
         from instances.requests import Volume
 
         asked = super().request(cell)
-        if cell.mode == "boot":
+        if cell.mode == "boot" or not cell.param("init", True):
             return asked
         helper = Volume(str(paths.guest_helper()), command.HELPER, read_only=True)
         return asked._replace(volumes=(helper,), command=command.under_init(asked.command))

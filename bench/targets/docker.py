@@ -32,8 +32,12 @@ class DockerHeld:
 
     accelerator: str | None = None
 
-    def __init__(self, daemon: int, container: str, pid: int) -> None:
-        self._daemon, self._container, self._pid = daemon, container, pid
+    def __init__(self, daemon: int, container: str, socket: str) -> None:
+        self._daemon, self._container, self._socket = daemon, container, socket
+
+    def exec_argv(self, inside: tuple[str, ...]) -> list[str]:
+        """The whole command that runs one more in it."""
+        return ["docker", "-H", self._socket, "exec", self._container, *inside]
 
     def pids(self) -> set[int]:
         """The shim that has the container's id in its command line, and all below."""
@@ -156,7 +160,7 @@ class Docker:
     def run_once(self, cell: Cell) -> Parts:
         """`docker run --rm`, the client's start included, as one types it."""
         argv = ["docker", "-H", self._socket, "run", "--rm", *_limits(cell), _reference(cell.image)]
-        return command.timed([*argv, *command.under_init(cell.command)], cell, Edges())
+        return command.timed([*argv, *command.inside(cell)], cell, Edges())
 
     @contextmanager
     def hold(self, cell: Cell) -> Iterator[Held]:
@@ -172,7 +176,7 @@ class Docker:
         container = self._docker(*words)
         try:
             command.await_text(lambda: self._docker("logs", container), MARKER, cell.deadline_s)
-            yield DockerHeld(self._daemon.pid, container, 0)
+            yield DockerHeld(self._daemon.pid, container, self._socket)
         finally:
             self._docker("rm", "-f", container)
 

@@ -207,6 +207,12 @@ class OurHeld:
         named = [told.get("pid"), told.get("supervisor_pid"), *told.get("pids", ())]
         return {pid for one in named if one for pid in idle.descendants(int(one))}
 
+    def exec_argv(self, inside: tuple[str, ...]) -> list[str]:
+        """The whole command that runs one more in it."""
+        from bench.targets.whole import vmm_argv
+
+        return [*vmm_argv(), "exec", self.instance.name, *inside]
+
     def pause(self) -> None:
         """Freeze it."""
         from instances import runs

@@ -107,7 +107,7 @@ class Podman:
 
     def run_once(self, cell: Cell) -> Parts:
         """`podman run --rm`, as one types it."""
-        words = self._argv("run", "--rm", *self._limits(cell), cell.image, *command.under_init(cell.command))
+        words = self._argv("run", "--rm", *self._limits(cell), cell.image, *command.inside(cell))
         return command.timed(words, cell, Edges(), env=self._env)
 
     @contextmanager
