@@ -221,7 +221,8 @@ def test_sigterm_before_the_start_leaves_nothing(tmp_path: Path) -> None:
         ) as process:
             time.sleep(delay_s)
             process.terminate()
-            assert process.wait(30) in (143, -15, 125)
+            # 0: it was running already, and a pid 1 without a handler ignores SIGTERM (pid_namespaces(7))
+            assert process.wait(30) in (143, -15, 125, 0)
         with leaks.none(home):
             vmm(home, "rm", "-f", "early")
         assert vmm(home, "ls", "-a", "-q").stdout == ""
