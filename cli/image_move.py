@@ -66,6 +66,9 @@ def _import(subs: Any) -> None:
         "--checksum", metavar="sha256:HEX|URL", help="what the download must be; else it is refused"
     )
     into.add_argument("--raw", action="store_true", help="the file is a raw disk: its content cannot tell")
+    into.add_argument("--kernel", metavar="FILE", help="with a disk that does not boot by itself")
+    into.add_argument("--ramdisk", metavar="FILE", help="with --kernel")
+    into.add_argument("--append", default="", metavar="WORDS", help="with --kernel: else root=/dev/vda rw")
     into.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
@@ -144,8 +147,24 @@ def import_image(args: argparse.Namespace) -> int:
 
     say = (lambda _line: None) if args.quiet else image_build.progress()
     wish = importing.Wish(
-        args.source, args.name, tuple(args.change), args.message, args.checksum or "", args.raw
+        source=args.source,
+        name=args.name,
+        changes=tuple(args.change),
+        message=args.message,
+        checksum=args.checksum or "",
+        raw=args.raw,
+        kernel=_file(args.kernel),
+        ramdisk=_file(args.ramdisk),
+        append=args.append,
     )
+    if not args.kernel and (args.ramdisk or args.append):
+        raise Usage("cannot import", why="--ramdisk and --append need --kernel")
     with _readable("-") if args.source == "-" else contextlib.nullcontext() as spooled:
         print(importing.run(Store(paths.home()), wish, say, spooled).digest)
     return 0
+
+
+def _file(word: str | None) -> Path | None:
+    if word is not None and not Path(word).is_file():
+        raise NotFound("no file", word)
+    return Path(word) if word else None

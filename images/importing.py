@@ -15,7 +15,7 @@ from host.sizes import format_bytes
 from images import config as configs
 from images import disks, fetch, pack, reference, rootfs
 from images.layers import decompressed
-from images.store import DISK_QCOW2, Image, Store, now_unix_s, rfc3339
+from images.store import DISK_QCOW2, KERNEL, RAMDISK, Image, Store, now_unix_s, rfc3339
 
 Say = Callable[[str], None]
 _ALGORITHMS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
@@ -24,7 +24,10 @@ _TRUSTED = ("sha256", "sha512")
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What to import and as what: `checksum` is `sha256:HEX`, `sha512:HEX`, or the address of a list."""
+    """What to import and as what: `checksum` is `sha256:HEX`, `sha512:HEX`, or the address of a list.
+
+    A disk that does not boot by itself comes with a kernel, a ramdisk, and words for the kernel (`append`).
+    """
 
     source: str
     name: str
@@ -32,6 +35,9 @@ class Wish:
     message: str = ""
     checksum: str = ""
     raw: bool = False
+    kernel: Path | None = None
+    ramdisk: Path | None = None
+    append: str = ""
 
 
 def run(store: Store, wish: Wish, say: Say, spooled: Path | None = None) -> Image:
@@ -123,10 +129,16 @@ def import_disk(store: Store, path: Path, wish: Wish) -> Image:
     """Store a disk as an image that machines start from: qcow2, compressed as it came or converted to it."""
     disk_format = "raw" if wish.raw else disks.trusted_format(path)
     disks.check_format(disk_format)
-    stage = rootfs.changed(configs.ImageConfig(), wish.changes)
+    changes = [*wish.changes, *([f'LABEL vmm.append="{wish.append}"'] if wish.append else [])]
+    stage = rootfs.changed(configs.ImageConfig(), changes)
     with store.using(), store.layers.making() as half:
         made = disks.convert(path, half / "disk.qcow2", "qcow2", source_format=disk_format)
-        digest, size = pack.store_file(store.blobs, made)
+        parts = [_part(store, DISK_QCOW2, made)]
+        parts += [
+            _part(store, kind, file)
+            for kind, file in ((KERNEL, wish.kernel), (RAMDISK, wish.ramdisk))
+            if file
+        ]
     created = rfc3339(now_unix_s())
     document = {
         "architecture": configs.host_architecture(),
@@ -138,4 +150,9 @@ def import_disk(store: Store, path: Path, wish: Wish) -> Image:
             {"created": created, "created_by": f"vmm image import {wish.source}", "comment": wish.message}
         ],
     }
-    return store.add(document, [{"mediaType": DISK_QCOW2, "digest": digest, "size": size}], wish.name)
+    return store.add(document, parts, wish.name)
+
+
+def _part(store: Store, media_type: str, path: Path) -> dict[str, object]:
+    digest, size = pack.store_file(store.blobs, path)
+    return {"mediaType": media_type, "digest": digest, "size": size}

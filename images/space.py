@@ -9,7 +9,7 @@ from pathlib import Path
 
 from host.errors import Failure
 from images.reference import is_digest
-from images.store import REF_NAME, Image, Store, disk_of
+from images.store import REF_NAME, Image, Store, parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,9 @@ def verify(store: Store) -> Iterator[str]:
 
 def _verify_image(store: Store, digest: str, name: str, seen: set[str]) -> Iterator[str]:
     store.document(digest)
-    disk = disk_of(store.manifest(digest))
-    if disk and not (store.blobs.has(disk) and store.blobs.verify(disk)):
-        yield f"{name}: the disk {disk} is missing or has another digest"
+    for part, blob in parts_of(store.manifest(digest)).items():
+        if not (store.blobs.has(blob) and store.blobs.verify(blob)):
+            yield f"{name}: the {part} {blob} is missing or has another digest"
     for layer in store.stack(digest):
         if layer.digest in seen:
             continue

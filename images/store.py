@@ -33,6 +33,8 @@ DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 # A machine's disk in place of layers: what `vmm image import` makes of a cloud image.
 DISK_QCOW2 = "application/vnd.vmm.disk.v1+qcow2"
+# What such a disk may need to start: the triple of the aki, ari and ami that clouds once had.
+KERNEL, RAMDISK = "application/vnd.vmm.kernel.v1", "application/vnd.vmm.ramdisk.v1"
 REF_NAME = "org.opencontainers.image.ref.name"
 CREATED = "org.opencontainers.image.created"
 
@@ -40,7 +42,8 @@ CREATED = "org.opencontainers.image.created"
 class Image(NamedTuple):
     """An image in the store: the name that found it, its manifest's digest, config, and layers' chain ids.
 
-    `disk` is the digest of a whole disk, in images that have one in place of layers: machines only.
+    `disk` is the digest of a whole disk, in images that have one in place of layers: machines only. `kernel`
+    and `ramdisk` are digests, too, where it does not boot by itself.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Image(NamedTuple):
     config: ImageConfig
     layers: tuple[str, ...]
     disk: str = ""
+    kernel: str = ""
+    ramdisk: str = ""
 
 
 class Store:
@@ -104,12 +109,12 @@ class Store:
         """The Image of an index entry."""
         manifest = self.manifest(entry["digest"])
         document = self.blobs.document(manifest["config"]["digest"])
-        diff_ids, disk = diff_ids_of(document), disk_of(manifest)
-        if not disk and len(diff_ids) != len(manifest["layers"]):
+        diff_ids, parts = diff_ids_of(document), parts_of(manifest)
+        if not parts and len(diff_ids) != len(manifest["layers"]):
             raise BadData("cannot use the image", name, "manifest and configuration count different layers")
         shown = _name(entry) if not name or _looks_like_digest(name) else reference.parse(name).tagged
         chain = tuple(chain_ids(diff_ids))
-        return Image(shown or entry["digest"], entry["digest"], configs.from_oci(document), chain, disk)
+        return Image(shown or entry["digest"], entry["digest"], configs.from_oci(document), chain, **parts)
 
     def manifest(self, digest: str) -> dict[str, Any]:
         """The manifest of this digest; an index in its place is refused (CVE-2021-41190)."""
@@ -123,7 +128,7 @@ class Store:
         """The layers of a manifest, bottom first."""
         manifest = self.manifest(digest)
         diff_ids = diff_ids_of(self.blobs.document(manifest["config"]["digest"]))
-        if disk_of(manifest):
+        if parts_of(manifest):
             return []
         return [
             Layer(told["digest"], told["size"], told.get("mediaType", ""), diff_id, chain_id)
@@ -263,17 +268,24 @@ def checked_manifest(document: dict[str, Any], digest: str) -> dict[str, Any]:
     for descriptor in (config, *layers):
         check_descriptor(descriptor, digest)
     for layer in layers:
-        if layer.get("mediaType") not in MEDIA_TYPES | {DISK_QCOW2}:
+        if layer.get("mediaType") not in MEDIA_TYPES | _PARTS.keys():
             raise BadData(
                 "cannot use the manifest", digest, f"a layer of media type {layer.get('mediaType')!r}"
             )
     return document
 
 
-def disk_of(manifest: Mapping[str, Any]) -> str:
-    """The digest of the disk that an image is, empty where it has layers."""
-    layers = manifest["layers"]
-    return str(layers[0]["digest"]) if len(layers) == 1 and layers[0].get("mediaType") == DISK_QCOW2 else ""
+_PARTS = {DISK_QCOW2: "disk", KERNEL: "kernel", RAMDISK: "ramdisk"}
+
+
+def parts_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The digests of `disk` (and `kernel`, `ramdisk`) of an image that is one; empty where it has layers."""
+    found = {
+        _PARTS[one["mediaType"]]: str(one["digest"])
+        for one in manifest["layers"]
+        if one["mediaType"] in _PARTS
+    }
+    return found if "disk" in found and len(found) == len(manifest["layers"]) else {}
 
 
 def check_descriptor(descriptor: Any, owner: str) -> None:

@@ -40,6 +40,7 @@ class Files(NamedTuple):
 
 def prepare(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
     """The spec, with its disk made as a thin layer over the image's, and its kernel and initrd at hand."""
+    request = _with_own_kernel(request, image)
     draft = machine_spec(request, image, who, _planned(request, who))
     files = Files(str(_disk(request, image, who)), *_kernel_files(draft, request), _seed(request, who))
     return check(machine_spec(request, image, who, files))
@@ -47,6 +48,7 @@ def prepare(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
 
 def outline(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
     """The spec that `prepare` would give, with the places where its files would be."""
+    request = _with_own_kernel(request, image)
     return check(machine_spec(request, image, who, _planned(request, who)))
 
 
@@ -77,7 +79,7 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
         kernel=files.kernel if loaded else "",
         initrd=files.initrd if loaded else "",
         append=request.append or "",
-        root="/dev/vda" if loaded else "",
+        root="/dev/vda" if loaded and not image.kernel else "",
         init=init,
         hostname=hostname,
         command=_command(request, image, argv, hostname),
@@ -91,6 +93,19 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
         ephemeral=request.rm,
         template="" if image.disk else _template(request),
     )
+
+
+def _with_own_kernel(request: RunRequest, image: Image) -> RunRequest:
+    """A disk that came with a kernel starts by it, unless the words say otherwise."""
+    if not image.kernel or request.boot or request.kernel:
+        return request
+    from instances import provision
+
+    blobs = provision.store().blobs
+    words = request.append or image.config.labels.get("vmm.append", "root=/dev/vda rw")
+    initrd = str(blobs.path(image.ramdisk)) if image.ramdisk else None
+    kernel = str(blobs.path(image.kernel))
+    return request._replace(boot="direct", kernel=kernel, initrd=initrd, append=words)
 
 
 def _own_disk_argv(request: RunRequest, image: Image) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ class Machine:
         """
         boot = self._boot(edges, dies_with_us=False)
         try:
-            if self.spec.kernel:
+            if self.spec.kernel and self.spec.root:  # a kernel with its own ramdisk brings no helper
                 channel = self._helper(boot)
                 if self.spec.command_mode:
                     channel.start_main(self._main())
