@@ -1,6 +1,6 @@
 """QEMU as nobody in particular: which user it drops to, and the setpriv(1) words that take it there.
 
-Root starts QEMU as the system user `vmm` (made by `make setup`), or as an unnamed uid where there is none.
+Root starts QEMU as the system user `vmm` (where somebody made one), or as an unnamed uid where there is none.
 It gets no capability and no way to gain one; of the host's files it may read what everybody may, and write
 what it was given in its own folder.
 """
