@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
-import tempfile
-import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from host import commands, paths
+from host import paths
 from host.errors import BadData, Failure, InUse, NotFound, WrongState
 from vmm import launch, templates
 from vmm.qemu_argv import hostfwd
@@ -140,7 +137,7 @@ def _lay_disk(template: Template, disk: Path) -> None:
     Of a template with a name it is a layer; such a template cannot be removed before its machines.
     """
     disk.unlink(missing_ok=True)
-    shutil.copyfile(template.disk if template.automatic else template.overlay, disk)
+    disk.write_bytes((template.disk if template.automatic else template.overlay).read_bytes())
 
 
 def renew(channel: Channel, spec: MachineSpec) -> None:
@@ -151,7 +148,7 @@ def renew(channel: Channel, spec: MachineSpec) -> None:
     if (
         not spec.command_mode
     ):  # else nothing has run yet, and nothing of the image's was made into an identity
-        channel.put("/etc/machine-id", f"{uuid.uuid4().hex}\n".encode(), 0o444)
+        channel.put("/etc/machine-id", f"{os.urandom(16).hex()}\n".encode(), 0o444)
         channel.put("/etc/hostname", f"{spec.hostname}\n".encode())
         _renew_sshd(channel, spec.hostname)
         channel.settle(_RENEW_S)
@@ -169,6 +166,10 @@ def open_to_host(monitor: Monitor, spec: MachineSpec) -> None:
 
 def _renew_sshd(channel: Channel, hostname: str) -> None:
     """A host key of its own, made here, where it takes milliseconds; sshd reads it anew on SIGHUP."""
+    import tempfile
+
+    from host import commands
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "key")
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"root@{hostname}", "-f", str(path)]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import struct
 import time
 from collections.abc import Iterator
@@ -137,9 +136,18 @@ def key(spec: MachineSpec, accel: str, base: tuple[str, int]) -> str:
     path, size_bytes = base
     how = launch.here(Path("RUN"), Path("FOLDER"), accel, spec.arch)
     words = argv(neutral(spec, path), how)
-    files = [shutil.which(how.qemu) or how.qemu, spec.kernel, spec.initrd, path]
+    files = [_found(how.qemu), spec.kernel, spec.initrd, path]
     told = [f"{file} {_identity(file)}" for file in files]
     return hashlib.sha256("\0".join([*words, *told, str(size_bytes)]).encode()).hexdigest()[:24]
+
+
+def _found(program: str) -> str:
+    """Where PATH has the program (shutil.which would load compressors for it)."""
+    for folder in os.environ.get("PATH", os.defpath).split(":"):
+        path = os.path.join(folder, program)
+        if os.access(path, os.X_OK):
+            return path
+    return program
 
 
 def _identity(path: str) -> str:
@@ -230,6 +238,8 @@ def remove(home: Path, name: str) -> None:
 
     Raises InUse where the disk of a machine is a layer over the template's.
     """
+    import shutil
+
     with locked(home, name):
         users = standing_on(home, name)
         if users:
@@ -263,6 +273,8 @@ def locked(home: Path, name: str, wait_s: float = 300.0) -> Iterator[None]:
 
 def sweep(home: Path) -> list[str]:
     """Remove what killed commands left half made, and memory without a template; what was removed."""
+    import shutil
+
     gone = []
     with contextlib.suppress(FileNotFoundError):
         for folder in root(home).iterdir():
@@ -286,6 +298,8 @@ def builder_run(home: Path, name: str) -> Path:
 
 def _sweep_builder(home: Path, name: str) -> None:
     """What a killed builder's machine held: QEMU itself died with it."""
+    import shutil
+
     from host.linux.cgroup import Cgroup
 
     shutil.rmtree(builder_run(home, name), ignore_errors=True)
