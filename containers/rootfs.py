@@ -60,7 +60,7 @@ def _real_directory(path: bytes) -> None:
         os.mkdir(path, 0o755)
     except FileExistsError:
         pass
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+    flags = os.O_PATH | os.O_DIRECTORY
     os.close(sc.openat2(sc.AT_FDCWD, path, flags, sc.RESOLVE_NO_SYMLINKS))
 
 
