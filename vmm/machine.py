@@ -59,6 +59,8 @@ class Machine:
             if self.spec.command_mode:
                 status = self._command(boot, stdio, edges)
             else:
+                if boot.cloned:
+                    self._helper(boot)
                 status = self._console_until_end(boot, stdio, edges)
         finally:
             boot.close()
