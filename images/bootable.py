@@ -145,13 +145,13 @@ def _fill_esp(raw: Path, half: Path, home: Path, config: ImageConfig, uuid: str)
 def _esp_files(half: Path, home: Path, config: ImageConfig, uuid: str) -> dict[str, Path]:
     kernel = kernels.guest_kernel(home, "generic")
     words = "console=tty0 console=ttyS0,115200 no_timer_check panic=10"
-    initrd = half / "initrd"
-    initrd.write_bytes(_initrd(kernel, half, config, uuid))
+    ramdisk = half / "initrd"
+    ramdisk.write_bytes(initrd(kernel, half, config, uuid))
     bios = f"DEFAULT vmm\nLABEL vmm\n LINUX /vmlinuz\n INITRD /initrd\n APPEND {words}\n"
     uefi = f"title vmm\nlinux /vmlinuz\ninitrd /initrd\noptions {words}\n"
     return {
         "vmlinuz": kernel.bzimage,
-        "initrd": initrd,
+        "initrd": ramdisk,
         "syslinux.cfg": _text(half / "bios", bios),
         "loader/loader.conf": _text(half / "loader", "default vmm\ntimeout 0\n"),
         "loader/entries/vmm.conf": _text(half / "uefi", uefi),
@@ -192,7 +192,7 @@ def _uefi_loader(home: Path) -> Path:
     return folder / name
 
 
-def _initrd(kernel: kernels.GuestKernel, half: Path, config: ImageConfig, uuid: str) -> bytes:
+def initrd(kernel: kernels.GuestKernel, half: Path, config: ImageConfig, uuid: str) -> bytes:
     """A busybox, the modules in their order, and a script that finds the root and goes on there."""
     busybox = tiny.static_busybox(half).read_bytes()
     modules = initrds.resolve(kernel, [m for m in MODULES if _has(kernel, m)])

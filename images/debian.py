@@ -80,7 +80,7 @@ _FILES = {
     # Two sources, so that ds-identify looks for a seed: told of one alone it would take it for granted.
     "etc/cloud/cloud.cfg.d/90-seed.cfg": (
         "datasource_list: [NoCloud, ConfigDrive]\nssh_deletekeys: false\nssh_genkeytypes: [ed25519]\n"
-        "apt_preserve_sources_list: true\nmanage_etc_hosts: localhost\n"
+        "apt: {preserve_sources_list: true}\nmanage_etc_hosts: localhost\nlocale: C.UTF-8\n"
         "system_info: {network: {renderers: [networkd]}}\n"
     ),
     "etc/cloud/ds-identify.cfg": "policy: search,found=first,maybe=none,notfound=disabled\n",

@@ -72,7 +72,15 @@ def test_cloud_init_obeys_a_seed(home: Path, tmp_path: Path) -> None:
         said = ask(port, key)
     finally:
         vmm.ok("rm", "-f", "m")
-    assert said.replace(".", "").split() == ["status:", "done", "seeded", "by", "cloud-init", "ran", "student"]
+    assert said.replace(".", "").split() == [
+        "status:",
+        "done",
+        "seeded",
+        "by",
+        "cloud-init",
+        "ran",
+        "student",
+    ]
 
 
 def ask(port: int, key: Path) -> str:
