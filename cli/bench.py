@@ -306,8 +306,7 @@ def _tell(out: Path, samples: list[Sample], litter: list[dict[str, Any]], condit
     print(table.to_table(rows))
     _tell_wanted(out, samples)
     for one in litter:
-        # Mounts, cgroups and links that appeared may be a neighbour's: campaign.json has them.
-        if one["kind"] in ("process", "file"):
+        if one["sure"]:
             _say(f"left behind by {one['cell']}, run {one['block']}: {one['kind']} {one['what']}")
     if not any(one.status == "ok" for one in samples):
         _say("no run worked")

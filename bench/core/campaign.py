@@ -230,8 +230,7 @@ class Campaign:
         left = leaks.end_strays(self._known_children, self._daemons)
         appeared = leaks.snapshot(self.watched) - there
         self._litter += [(turn.cell.key, turn.block, one) for one in (*left, *sorted(appeared))]
-        # Mounts, cgroups and links may be a neighbour's; a process or a file in our folders is the target's.
-        return ("leak",) if left or any(one.kind == "file" for one in appeared) else ()
+        return ("leak",) if left or any(one.kind in leaks.OURS for one in appeared) else ()
 
     def _save(self, turn: Turn, parts: Parts, began_unix_s: float, warned: tuple[str, ...] = ()) -> None:
         parts = _checked(parts)
@@ -279,10 +278,13 @@ class Campaign:
             self.progress.note(f"{name}: cannot clean up: {error!r}")
 
     def litter(self) -> list[dict[str, Any]]:
-        """What runs left behind and is still there, and the processes that had to be killed."""
+        """What runs left behind and is still there, and the processes that had to be killed.
+
+        Where it is not `sure`, a neighbour on the host may have made it at the same time.
+        """
         now = leaks.snapshot(self.watched)
         return [
-            {"cell": cell, "block": block, "kind": one.kind, "what": one.what}
+            {"cell": cell, "block": block, "kind": one.kind, "what": one.what, "sure": one.kind in leaks.OURS}
             for cell, block, one in self._litter
             if one.kind == "process" or one in now
         ]

@@ -100,6 +100,7 @@ def _leaks(campaign: Mapping[str, Any]) -> list[str]:
     return [
         f"- left behind by {one['cell']}, run {one['block']}: {one['kind']} {one['what']}"
         for one in campaign.get("leaks", [])
+        if one.get("sure", True)
     ]
 
 

@@ -14,6 +14,8 @@ from host.linux import syscalls
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_DEPTH = 3
+# Orphans come to us and watched folders are ours; mounts, cgroups and links are everybody's.
+OURS = ("process", "file")
 
 
 class Litter(NamedTuple):

@@ -66,7 +66,7 @@ def test_a_campaign_writes_every_sample_its_tables_and_its_facts(tmp_path: Path)
     out = tmp_path / "out"
     campaign = json.loads((out / "campaign.json").read_text())
     assert campaign["outcome"] == "complete"
-    assert campaign["leaks"] == []
+    assert not [one for one in campaign["leaks"] if one["sure"]]
     assert {"cpu", "mitigations", "memory", "kernel", "cgroup"} <= set(campaign["facts"])
     assert campaign["overhead"]["worker_s"] > 0
     assert len((out / "results.csv").read_text().splitlines()) == 11
@@ -94,7 +94,7 @@ def test_a_leak_is_found_told_and_ended(tmp_path: Path) -> None:
     samples = _ran(tmp_path, leak=1, runs=1)
     assert all("leak" in one.warnings for one in samples)
     leaked = json.loads((tmp_path / "out" / "campaign.json").read_text())["leaks"]
-    leaked = [one for one in leaked if one["kind"] == "process"]  # a neighbour's cgroup may have appeared
+    leaked = [one for one in leaked if one["sure"]]  # a neighbour's cgroup may have appeared
     assert len(leaked) == 4
     assert all("sleep 3600" in one["what"] for one in leaked)
     assert not any(os.path.exists(f"/proc/{one['what'].split()[0]}") for one in leaked)
@@ -114,7 +114,7 @@ def test_a_missing_target_is_a_sample_that_says_why(tmp_path: Path) -> None:
     assert "missing" in (skipped[0].error or "")
 
 
-def _begun(tmp_path: Path, runs: int = 30) -> tuple[subprocess.Popen[str], Path]:
+def _begun(tmp_path: Path, runs: int = 16) -> tuple[subprocess.Popen[str], Path]:
     """A campaign that has written some samples and sleeps through the next."""
     out = tmp_path / "out"
     process = _bench(
@@ -134,7 +134,7 @@ def _resumed(out: Path) -> str:
     return told[1]
 
 
-def _whole(out: Path, runs: int = 30) -> bool:
+def _whole(out: Path, runs: int = 16) -> bool:
     counts = Counter((one.cell, one.block) for one in sample.load(out).samples)
     return set(counts.values()) == {1} and len(counts) == 2 * (runs + 1)
 
@@ -160,7 +160,7 @@ def test_ctrl_c_keeps_every_sample_and_resume_goes_on(tmp_path: Path) -> None:
     assert "Traceback" not in err
     assert _nobody_left(process)
     kept = len(sample.load(out).samples)
-    assert 5 <= kept < 62
+    assert 5 <= kept < 34
     assert f"{kept} runs are recorded" in _resumed(out)
     assert _whole(out)
 
