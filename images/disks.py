@@ -16,8 +16,8 @@ from host import commands, records
 from host.errors import BadData, CommandFailed, Usage
 from images import layers as unpacked
 from images.merged import Found, Merged, Parts
+from images.metadata import Rights, copy_file, copy_metadata, rights
 from images.store import Image, Store
-from images.unpack import Rights, copy_file, copy_metadata, rights
 
 FORMATS = ("raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx")
 # What the file system may grow into without resizing; a sparse file, so it occupies only what the image does.
