@@ -287,9 +287,11 @@ static void find_ports(void) {
 }
 
 static struct port *open_log(void) {
-    if (log_port.fd < 0) {
+    /* Ports appear one after another: a host that was quick may ask for a log that is still on its way. */
+    for (int tries = 0; log_port.fd < 0 && tries < 500; tries++) {
         int fd = open_port("vmm.log");
         if (fd >= 0) watch_port(&log_port, fd);
+        else usleep(1000);
     }
     return log_port.fd < 0 ? NULL : &log_port;
 }
