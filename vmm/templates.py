@@ -88,7 +88,7 @@ def why_not(spec: MachineSpec) -> str:
         return "templates want the qemu driver, and a kernel that QEMU loads"
     if spec.shares:
         return "a shared folder's state lies on the host"
-    if spec.tpm or spec.balloon or spec.vmgenid:
+    if spec.tpm or spec.vmgenid:
         return "a device of it is its own from the first moment"
     if any(nic.kind != "user" for nic in spec.nics):
         return "its network card has an address of its own from the first moment"
@@ -99,7 +99,7 @@ def why_not(spec: MachineSpec) -> str:
 
 def why_not_automatic(spec: MachineSpec) -> str:
     """Why `vmm run` makes no template of its own for this machine, or an empty string."""
-    if not spec.command_mode or spec.seed or spec.display:
+    if not spec.command_mode or spec.seed or spec.display or spec.balloon:
         return "only a plain machine in command mode is frozen by itself"
     if spec.memory_bytes > LARGEST_AUTOMATIC_BYTES:
         return "its memory is larger than 1 GiB"
@@ -117,6 +117,9 @@ def neutral(spec: MachineSpec, disk: str) -> MachineSpec:
         command=Command(),
         disks=(replace(spec.disks[0], path=disk),),
         nics=tuple(replace(nic, forwards=_ssh_only(spec)) for nic in spec.nics),
+        # free page reporting of one clone would punch holes into the memory file of all (QEMU 7.2: even
+        # where the mapping is private)
+        balloon=False,
         ephemeral=False,
         template="",
     )
