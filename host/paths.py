@@ -20,13 +20,13 @@ def home() -> Path:
 def run_dir(of: Path | None = None) -> Path:
     """The directory for sockets and pid files of a home: short, since sun_path holds 108 bytes (unix(7)).
 
-    It carries a digest of the home's path, so that two homes on one host never meet.
+    It carries a checksum of the home's path, so that two homes on one host never meet.
     """
-    import hashlib
+    import zlib  # hashlib would load OpenSSL, 3 ms of every command
 
     where = str(of or home())
     base = "/run/vmm" if os.geteuid() == 0 else os.path.join(runtime_base(), "vmm")
-    return Path(base, hashlib.sha256(where.encode()).hexdigest()[:8])
+    return Path(base, f"{zlib.crc32(where.encode()):08x}")
 
 
 def runtime_base() -> str:

@@ -6,24 +6,33 @@ What is under a digest has that digest.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from host.errors import BadData, NotFound
 from images.reference import is_digest
+
+if TYPE_CHECKING:
+    import hashlib
 
 # The distribution-spec asks clients to take manifests of at least 4 MiB; nobody has larger ones.
 MAX_DOCUMENT_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 20
 
 
+def new_sha256(data: bytes = b"") -> hashlib._Hash:
+    """A digest to feed; hashlib loads OpenSSL (3 ms), which only commands that make or check content need."""
+    import hashlib
+
+    return hashlib.sha256(data)
+
+
 def sha256(data: bytes) -> str:
     """The digest of bytes, as `sha256:HEX`."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return f"sha256:{new_sha256(data).hexdigest()}"
 
 
 def encode(document: object) -> bytes:
@@ -35,7 +44,7 @@ class Writing:
     """A blob being written: counts and digests what passes through."""
 
     def __init__(self, fd: int) -> None:
-        self._fd, self._hash, self.size = fd, hashlib.sha256(), 0
+        self._fd, self._hash, self.size = fd, new_sha256(), 0
 
     def write(self, data: bytes | memoryview) -> int:
         """Append bytes."""
@@ -127,7 +136,7 @@ class Blobs:
 
     def verify(self, digest: str) -> bool:
         """Read the whole blob: whether its content has its digest."""
-        seen = hashlib.sha256()
+        seen = new_sha256()
         with self.open(digest) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 seen.update(chunk)

@@ -7,7 +7,6 @@ of the chain id: mount(2) takes one page of options, so short paths let overlayf
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 from host import records
 from host.errors import BadData, Unsupported
-from images.blobs import Blobs, sha256
+from images.blobs import Blobs, new_sha256, sha256
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
 TAR_GZIP = TAR + "+gzip"
@@ -194,7 +193,7 @@ class _Checked:
     """Counts and digests a file as it is read, never past the size that was told."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self.size, self.count, self.hash = file, size, 0, hashlib.sha256()
+        self._file, self.size, self.count, self.hash = file, size, 0, new_sha256()
 
     def read(self, size: int = -1) -> bytes:
         left = self.size + 1 - self.count
@@ -212,7 +211,7 @@ class Plain:
     """The plain tar of a layer: digests it as it is read, and stops what grows without end."""
 
     def __init__(self, stream: BinaryIO, layer: Layer) -> None:
-        self._stream, self._layer, self.count, self.hash = stream, layer, 0, hashlib.sha256()
+        self._stream, self._layer, self.count, self.hash = stream, layer, 0, new_sha256()
         self._most = max(FREE_GROWTH_BYTES, MAX_GROWTH * layer.size)
 
     def read(self, size: int = -1) -> bytes:
