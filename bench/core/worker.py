@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, NamedTuple, NoReturn
 
+from bench.core import leaks
 from bench.core.target import Parts
 from host.errors import DeadlinePassed, Failure
 from host.linux import syscalls
@@ -75,6 +76,7 @@ class _Worker:
         self.is_broken = False
         self._fd, tell_fd = os.pipe2(os.O_CLOEXEC)
         parent = os.getpid()
+        known = leaks.children()
         self._pid = os.fork()
         if self._pid == 0:
             _work(job, count, tell_fd, parent)
@@ -82,6 +84,7 @@ class _Worker:
             os.setpgid(self._pid, self._pid)  # both sides set it: whoever comes first closes the race
         os.close(tell_fd)
         self._pidfd = os.pidfd_open(self._pid)
+        self._before = _reap_orphans(known | {self._pid})
 
     def next(self, deadline_s: float) -> tuple[float, tuple[Parts, ...]]:
         """The next report; DeadlinePassed or _Gone leave the worker broken."""
@@ -134,9 +137,28 @@ class _Worker:
                 )  # before the reaping, while nobody else can have the number
             os.waitpid(self._pid, 0)
         finally:
+            if self._before is not None:
+                signal.signal(signal.SIGCHLD, self._before)
             os.close(self._fd)
             os.close(self._pidfd)
             self._fd = -1
+
+
+def _reap_orphans(known: frozenset[int]) -> Any:
+    """Reap what is not `known` as soon as it ends, and return the handler before (None: not the main thread).
+
+    Orphans of daemons that a run started come to us (leaks.adopt_orphans): libvirtd waits 40 s for the pid
+    of a QEMU that it has killed to be gone.
+    """
+
+    def reap(number: int, frame: object) -> None:
+        for pid in leaks.children() - known:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+    with contextlib.suppress(ValueError):
+        return signal.signal(signal.SIGCHLD, reap)
+    return None
 
 
 def _parts(data: bytes) -> tuple[float, tuple[Parts, ...]]:
@@ -152,6 +174,7 @@ def _work(job: Job, count: int, tell_fd: int, parent: int) -> NoReturn:
     status = 1
     try:
         os.setpgid(0, 0)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _close_all_but(tell_fd)
         signal.signal(signal.SIGTERM, _leave)
         signal.signal(signal.SIGINT, _leave)

@@ -193,3 +193,34 @@ def _until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def test_an_orphan_of_a_run_is_reaped_while_the_run_goes_on() -> None:
+    """As libvirtd, started by a run, waits for the QEMU that it has killed to be gone."""
+    code = """
+import os, time
+from bench.core import leaks, worker
+from bench.core.target import Parts
+
+def job():
+    read, write = os.pipe()
+    if os.fork() == 0:
+        orphan = os.fork()
+        if orphan:
+            os.write(write, b"%d" % orphan)
+        else:
+            time.sleep(0.2)
+        os._exit(0)
+    orphan = int(os.read(read, 32))
+    os.wait()
+    until = time.monotonic() + 5
+    while os.path.exists(f"/proc/{orphan}") and time.monotonic() < until:
+        time.sleep(0.01)
+    return Parts("failed" if os.path.exists(f"/proc/{orphan}") else "ok")
+
+leaks.adopt_orphans()
+for ran in worker.runs(job, 1, 10.0):
+    print(ran.parts[0].status)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["ok"]
