@@ -104,7 +104,7 @@ class Docker:
         run = paths.ensure(paths.run_dir())
         words = (
             f"ip link set lo up; exec dockerd --data-root {folder}/data --exec-root {run}/docker-exec"
-            f" -H {self._socket} --pidfile {run}/docker.pid --exec-opt native.cgroupdriver=cgroupfs"
+            f" -H {self._socket} --pidfile {folder}/docker.pid --exec-opt native.cgroupdriver=cgroupfs"
             f" --cgroup-parent /{CGROUP_PARENT} -s overlay2"
         )
         argv = [
@@ -144,8 +144,7 @@ class Docker:
         if self._folder is not None:
             _remove_tree(self._folder / "data")
         self._held.close()
-        for name in ("docker.sock", "docker.pid"):
-            (paths.run_dir() / name).unlink(missing_ok=True)
+        (paths.run_dir() / "docker.sock").unlink(missing_ok=True)
         shutil.rmtree(paths.run_dir() / "docker-exec", ignore_errors=True)
         cgroups.remove(CGROUP_PARENT)
         self._daemon = self._folder = None
