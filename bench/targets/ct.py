@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.core.target import Cell, Unavailable
-from bench.targets import command
-from bench.targets.ours import Ours, home_is_writable
+from bench.core.target import Cell, Parts, Unavailable
+from bench.targets import command, engine
+from bench.targets.ours import Ours, heard, home_is_writable
 from host import paths
 
 if TYPE_CHECKING:
@@ -33,3 +33,9 @@ class Container(Ours):
             return asked
         helper = Volume(str(paths.guest_helper()), command.HELPER, read_only=True)
         return asked._replace(volumes=(helper,), command=command.under_init(asked.command))
+
+    def run_once(self, cell: Cell) -> Parts:
+        """A start is made by an engine without the campaign's memory; work and boots as every kind's."""
+        if cell.mode != "command":
+            return super().run_once(cell)
+        return heard(lambda out, err, tell: engine.spawn(self.request(cell), out, err, tell), cell)

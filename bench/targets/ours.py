@@ -6,17 +6,16 @@ import contextlib
 import json
 import os
 import select
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from bench.core import idle
 from bench.core.target import MARKER, Cell, Held, Parts, Unavailable
-from bench.targets import command
+from bench.targets import command, engine
 from host import paths
 from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, NotFound
@@ -244,20 +243,30 @@ class OurHeld:
 
 
 def called(run: Callable[[Stdio, Edges], int], cell: Cell) -> Parts:
-    """Call `run` in a forked process with pipes as its stdio, as `vmm run` would.
+    """Call `run` in a forked process with pipes as its stdio, as `vmm run` would."""
+
+    def fork(out: int, err: int, tell: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            engine.report(run, Stdio(0, out, err), tell)
+        return pid
+
+    return heard(fork, cell)
+
+
+def heard(begin: Callable[[int, int, int], int], cell: Cell) -> Parts:
+    """What the process says that `begin` starts on three pipes: stdout, stderr and the engine's report.
 
     t8 is our own stamp of its first byte, the other edges are the engine's.
     """
     out_fd, out_end = os.pipe2(os.O_CLOEXEC)
     err_fd, err_end = os.pipe2(os.O_CLOEXEC)
     told_fd, tell_fd = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        for fd in (out_fd, err_fd, told_fd):
+    try:
+        pid = begin(out_end, err_end, tell_fd)
+    finally:
+        for fd in (out_end, err_end, tell_fd):
             os.close(fd)
-        _call(run, out_end, err_end, tell_fd)
-    for fd in (out_end, err_end, tell_fd):
-        os.close(fd)
     edges = Edges()
     try:
         said = command.heard(out_fd, err_fd, edges, time.monotonic() + cell.deadline_s)
@@ -277,25 +286,6 @@ def called(run: Callable[[Stdio, Edges], int], cell: Cell) -> Parts:
     if report.get("error"):
         return Parts("failed", made.edges_ns, error=report["error"], hint=report.get("hint"))
     return made
-
-
-def _call(run: Callable[[Stdio, Edges], int], out: int, err: int, tell_fd: int) -> NoReturn:
-    """The forked process's life; it must not go back into the worker's code, whatever happens."""
-    edges = Edges()
-    report: dict[str, Any] = {}
-    try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        report["status"] = run(Stdio(0, out, err), edges)
-    except Failure as error:
-        report |= {"error": str(error)[-4000:], "hint": error.hint or None}
-    except BaseException as error:
-        report["error"] = repr(error)[-4000:]
-    try:
-        data = json.dumps({**report, "stamps_ns": edges.stamps_ns}).encode()
-        while data:
-            data = data[os.write(tell_fd, data) :]
-    finally:
-        os._exit(0)
 
 
 def _report(fd: int) -> dict[str, Any]:
