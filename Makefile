@@ -1,5 +1,5 @@
 # make help says what there is. Everything installs what it needs first, and skips what is already there.
-.PHONY: help setup demo test test-all lint types layers peers clean
+.PHONY: help setup demo test test-all coverage lint types layers peers clean
 .DEFAULT_GOAL := help
 bin := .venv/bin
 
@@ -23,6 +23,12 @@ test-all: ## all tests, the slow ones too
 	@host/setup/install.sh run demo test
 	@$(MAKE) --no-print-directory lint types layers
 	$(bin)/python -m pytest $(PYTEST)
+
+coverage: ## the tests once more, counting branches in forked children too
+	@host/setup/install.sh run demo test
+	$(bin)/coverage run -m pytest -m "not slow" $(PYTEST)
+	$(bin)/coverage combine -q
+	$(bin)/coverage report --skip-covered
 
 lint: ## ruff: form and faults
 	$(bin)/ruff format --check .
