@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from containers import detached, restarts
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from containers.container import Container
 
 _LOOK_S = 0.05
+_GRACE_S = 2.0
 _KEPT_RESULTS, _KEPT_BYTES = 5, 4096
 
 
@@ -38,8 +40,7 @@ class Checker:
         if not self.pid:
             self._begin()
         elif time.monotonic() > self.deadline:
-            os.kill(self.pid, signal.SIGKILL)  # its command inside dies with it (PDEATHSIG)
-            os.waitpid(self.pid, 0)
+            _end(self.pid)
             self._note(-1, f"no answer within {self.health.timeout_s:g} s")
         else:
             done, status = os.waitpid(self.pid, os.WNOHANG)
@@ -111,7 +112,35 @@ class Checker:
     def close(self) -> None:
         """End a check that still runs."""
         if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            _end(self.pid)
             os.close(self.out)
             self.pid = 0
+
+
+def _end(pid: int) -> None:
+    """End a check: its command inside first, which the process that entered for it then reaps.
+
+    Orphaned, the command would be the host's init's to reap, and the container's own init cannot end before
+    everything in its pid namespace is reaped (pid_namespaces(7)).
+    """
+    for inside in _entered(pid, os.readlink("/proc/self/ns/pid")):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(inside, signal.SIGKILL)
+    until = time.monotonic() + _GRACE_S
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        if time.monotonic() > until:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return
+        time.sleep(0.002)
+
+
+def _entered(pid: int, outside: str) -> list[int]:
+    """The first processes below `pid` that are in another pid namespace."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            child = int(word)
+            there = os.readlink(f"/proc/{child}/ns/pid") != outside
+            found += [child] if there else _entered(child, outside)
+    return found

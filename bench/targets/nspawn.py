@@ -21,7 +21,8 @@ class Nspawn(Bubblewrap):
         (root / "etc").mkdir(exist_ok=True)
         if not (root / "etc/os-release").exists() and not (root / "usr/lib/os-release").exists():
             (root / "etc/os-release").write_text("ID=vmm-bench\n")
-        machine = f"bench-{root.parent.name.replace('_', '-')}"
+        # mkdtemp may end in a dash, which no host name may
+        machine = f"bench-{root.parent.name.replace('_', '-')}x"
         words = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network",
                  "--console=pipe", f"--machine={machine}", "-D", str(root)]  # fmt: skip
         return [*words, *under_init(inside)]

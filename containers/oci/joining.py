@@ -143,7 +143,8 @@ def _namespaces(pid: int) -> list[int]:
     except OSError as error:
         for fd in found:
             os.close(fd)
-        raise WrongState("cannot exec", f"in process {pid}", os.strerror(error.errno or 0)) from None
+        why = f"container not running: {os.strerror(error.errno or 0)}"  # it ended after it was looked at
+        raise WrongState("cannot exec", f"in process {pid}", why) from None
     return found
 
 

@@ -99,7 +99,9 @@ def test_stats_count(lab):
 
 def test_top_shows_pids_inside_and_outside(lab):
     container = start(lab, "sleep 60")
-    rows = container.top()
+    until = time.monotonic() + 5
+    while (rows := container.top())[2][-1] != "sleep 60" and time.monotonic() < until:
+        time.sleep(0.02)  # the shell has yet to become it
     assert rows[0][0] == "PID"
     assert rows[1][:2] == ["1", str(container.pid())]
     assert rows[2][-1] == "sleep 60"

@@ -69,13 +69,16 @@ def start(folder: Path, bridge: str, subnet: Subnet, internal: bool) -> bool:
     if not which("dnsmasq", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"):
         return False
     argv = plan(folder, bridge, subnet, internal)
-    try:
-        commands.run(argv, "cannot start the name server", timeout_s=20)
-    except CommandFailed as error:
-        if "Address already in use" not in error.log or not stop_orphans():
-            raise
-        commands.run(argv, "cannot start the name server", timeout_s=20)
-    return True
+    until_s, cleared = time.monotonic() + 2.0, False
+    while True:
+        try:
+            commands.run(argv, "cannot start the name server", timeout_s=20)
+            return True
+        except CommandFailed as error:
+            cleared = bool(stop_orphans()) or cleared
+            if "Address already in use" not in error.log or not cleared or time.monotonic() > until_s:
+                raise
+        time.sleep(0.05)  # a server that was ended closes its sockets after its command line is gone
 
 
 def stop_orphans() -> list[str]:
