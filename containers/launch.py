@@ -243,9 +243,9 @@ def _open_gate(gate: int) -> None:
 
 
 def _limit_process(pid: int, launch: Launch) -> None:
-    import resource
-
     for name, soft, hard in launch.ulimits:
+        import resource
+
         resource.prlimit(pid, getattr(resource, f"RLIMIT_{name.upper()}"), (soft, hard))
     if launch.oom_score_adj is not None:
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(launch.oom_score_adj))

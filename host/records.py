@@ -37,8 +37,12 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o644, durable: bool = True
 
 
 def write(path: Path, record: Record, durable: bool = True) -> None:
-    """Replace a JSON record as a whole; `durable=False` skips fsync where its loss would be recognised."""
-    write_bytes(path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n", durable=durable)
+    """Replace a JSON record as a whole; `durable=False` skips fsync where its loss would be recognised.
+
+    What lasts is indented for people; the rest is not, since only the encoder without indent is in C.
+    """
+    text = json.dumps(record, indent=1 if durable else None, sort_keys=True)
+    write_bytes(path, text.encode() + b"\n", durable=durable)
 
 
 def read(path: Path) -> Record:

@@ -31,8 +31,15 @@ def new_sha256(data: bytes = b"") -> hashlib._Hash:
 
 
 def sha256(data: bytes) -> str:
-    """The digest of bytes, as `sha256:HEX`."""
-    return f"sha256:{new_sha256(data).hexdigest()}"
+    """The digest of bytes, as `sha256:HEX`; by the interpreter's own code, which hashlib falls back to."""
+    try:
+        from _sha256 import sha256 as made  # type: ignore[import-not-found] # its name up to CPython 3.11
+    except ImportError:
+        try:
+            from _sha2 import sha256 as made  # type: ignore[import-not-found]
+        except ImportError:
+            made = new_sha256
+    return f"sha256:{made(data).hexdigest()}"
 
 
 def encode(document: object) -> bytes:

@@ -371,6 +371,15 @@ class Cgroup:
         found = {name: self.directory(name) for name in self.layout.bases}
         return stats({name: Path(path) for name, path in found.items() if path and os.path.isdir(path)})
 
+    def oom_kills(self) -> int:
+        """How many processes of the group the kernel killed for want of memory; 0 where nobody counts."""
+        file = "memory.oom_control" if self.layout.version == 1 else "memory.events"
+        try:
+            words = _read(f"{self.directory('memory')}/{file}").split()
+            return int(words[words.index("oom_kill") + 1])
+        except (OSError, ValueError):
+            return 0
+
     def remove(self, timeout_s: float = 10.0) -> None:
         """Kill what is left in the group and remove it with what was made below it."""
         deadline = time.monotonic() + timeout_s
