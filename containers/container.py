@@ -208,7 +208,7 @@ class Container:
 
     def _note_oom(self) -> None:
         """Keep from the cgroup, before it goes, whether the kernel killed for want of memory."""
-        if self.spec.limits.memory_bytes is not None and self.cgroup().stats().get("oom_kills"):
+        if self.spec.limits.memory_bytes is not None and self.cgroup().oom_kills():
             try:
                 (self.run_dir / "oom").touch()
             except FileNotFoundError:
@@ -218,7 +218,7 @@ class Container:
         """Whether a process was killed, in this run or the last, since the memory limit was used up."""
         # The cgroup first: whoever removes it has written the note before.
         limited = self.spec.limits.memory_bytes is not None
-        return (limited and bool(self.cgroup().stats().get("oom_kills"))) or (self.run_dir / "oom").exists()
+        return (limited and bool(self.cgroup().oom_kills())) or (self.run_dir / "oom").exists()
 
     def run(self, stdio: Stdio, edges: Edges) -> int:
         """Start in the foreground, pass stdio and signals, and return the command's status; nothing runs on.
@@ -227,13 +227,17 @@ class Container:
         """
         from containers import foreground
 
-        self.refuse_running()
+        self.begin_anew()
         return foreground.run(self, stdio, edges)
 
-    def refuse_running(self) -> None:
-        """Raise WrongState where it runs already."""
+    def begin_anew(self) -> None:
+        """Forget the last run, once whoever cleans up after it is done; WrongState where it runs still."""
         if runtime.living(self.run_dir):
             raise WrongState("cannot start", self.spec.name, "it is running already")
+        with runtime.held(self.run_dir) as there:
+            if there:
+                self.clean()
+                runtime.forget(self.run_dir)
 
     def pid(self) -> int | None:
         """The host's pid of the container's first process, None when it does not run."""
@@ -309,11 +313,12 @@ class Container:
             from containers import detached
 
             detached.settle(self)
-        self.clean()
-        self._remove_layer()
-        for path in (*self.folder.glob("log*"), self.folder / "userns"):
-            path.unlink(missing_ok=True)
-        runtime.forget(self.run_dir)
+        with runtime.held(self.run_dir):
+            self.clean()
+            self._remove_layer()
+            for path in (*self.folder.glob("log*"), self.folder / "userns"):
+                path.unlink(missing_ok=True)
+            runtime.forget(self.run_dir)
 
     def _remove_layer(self) -> None:
         paths = [str(self.folder / name) for name in ("upper", "work")]

@@ -32,8 +32,7 @@ def start(container: Container, edges: Edges) -> None:
     """Start detached; returns once the command executes. Raises what the start met, with nothing left of
     it.
     """
-    container.refuse_running()
-    runtime.forget(container.run_dir)
+    container.begin_anew()
     container.run_dir.mkdir(parents=True, mode=0o700)
     try:
         _start(container, container.run_dir, edges)

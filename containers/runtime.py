@@ -5,9 +5,10 @@ lives.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,6 +126,25 @@ def _empty(path: str) -> None:
                 remove_tree(entry.path)
             else:
                 os.unlink(entry.path)
+
+
+@contextlib.contextmanager
+def held(run: Path) -> Iterator[bool]:
+    """Hold flock(2) on the run directory; whether it is there still, once we hold it.
+
+    The supervisor cleans up after a run while it holds this, and the next start, or rm, takes it before it
+    forgets that run: what goes by the container's name (cgroup, lease) is never taken from the next run.
+    """
+    try:
+        fd = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield os.fstat(fd).st_nlink > 0
+    finally:
+        os.close(fd)
 
 
 def forget(run: Path) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LINGER_S = 1.0  # how long an idle supervisor waits for the next container
+_LOCKED_S = 0.1
 _READ_BYTES = 1 << 16
 
 
@@ -36,6 +37,7 @@ class Ward:
 
     def __init__(self, container: Container, pidfd: int) -> None:
         self.container, self.pidfd = container, pidfd
+        self.init = runtime.recorded(container.run_dir)
         self.streams: dict[int, int] = {}
         spec = container.spec
         self.log = logs.Writer(container.folder / "log", spec.log_bytes, spec.log_files)
@@ -104,8 +106,13 @@ class Supervisor:
         except FileNotFoundError:
             return
         for name in names:
-            if name not in self.wards and name not in self.due and (self.base / name / "stdout").exists():
-                self._adopt(name)
+            if name in self.wards or not (self.base / name / "stdout").exists():
+                continue
+            if name in self.due:
+                if runtime.living(self.base / name) is None:
+                    continue
+                del self.due[name]  # its user was faster than we
+            self._adopt(name)
 
     def _adopt(self, name: str) -> None:
         from containers import detached
@@ -164,10 +171,18 @@ class Supervisor:
 
     def _finish(self, ward: Ward) -> None:
         """The container ended: keep its last words, free what it held, start it again where wished."""
-        container = ward.container
-        init = runtime.recorded(container.run_dir)
-        lived_s = (time.time_ns() - init.started_unix_ns) / 1e9 if init else 0.0
         ward.close()
+        with runtime.held(ward.container.run_dir) as there:
+            run = ward.container.run_dir
+            if there and runtime.recorded(run) == ward.init and runtime.living(run) is None:
+                return self._clean(ward)
+        # A command removed it, or has started it anew, and has cleaned up itself.
+        self.backoffs.pop(ward.container.folder.name, None)
+        self.adopt_all()
+
+    def _clean(self, ward: Ward) -> None:
+        container, init = ward.container, ward.init
+        lived_s = (time.time_ns() - init.started_unix_ns) / 1e9 if init else 0.0
         try:
             container.clean()
         except (OSError, Failure):
@@ -190,22 +205,32 @@ class Supervisor:
                 ward.checker.check()
 
     def _restart(self, name: str) -> None:
-        from containers import detached
-
         container = self._container(name)
         if container is None:
             return
         if restarts.stopped_by_user(container):
             return _give_up(container)
         try:
-            with records.lock(container.folder / "lock", wait_s=5):
-                if runtime.living(container.run_dir) is None:
-                    detached.restart(container, Edges())
-                    restarts.counted(container)
-        except (OSError, Failure) as error:
-            restarts.note(container, str(error))
-            return _give_up(container)
-        self._adopt(name)
+            with records.lock(container.folder / "lock", wait_s=0):
+                _start_again(container)
+        except DeadlinePassed:
+            self.due[name] = time.monotonic() + _LOCKED_S  # a command has it: nobody else waits for that
+            return
+        if (container.run_dir / "stdout").exists():
+            self._adopt(name)
+
+
+def _start_again(container: Container) -> None:
+    from containers import detached
+
+    if runtime.living(container.run_dir):
+        return
+    try:
+        detached.restart(container, Edges())
+        restarts.counted(container)
+    except (OSError, Failure) as error:
+        restarts.note(container, str(error))
+        _give_up(container)
 
 
 def _give_up(container: Container) -> None:

@@ -326,3 +326,37 @@ def test_a_restart_that_was_due_is_not_lost_with_its_supervisor(lab):
     until(lambda: lab.logs(container).count("run") > seen, "the next run")
     other.stop(0)
     container.stop(0)
+
+
+def frozen_supervisor(home):
+    """Stop the supervisor in its tracks; it sees what happens now all at once, later."""
+    (pid,) = until(lambda: supervisors(home), "a supervisor")
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+def test_a_supervisor_that_is_late_takes_nothing_from_the_next_run(lab):
+    container = start(lab, "while :; do echo on; sleep 0.05; done")
+    until(lambda: lab.logs(container), "some output")
+    late = frozen_supervisor(lab.home)
+    container.stop(0)
+    container.start(Edges())
+    again = container.pid()
+    os.kill(late, signal.SIGCONT)
+    seen = len(lab.logs(container))
+    until(lambda: len(lab.logs(container)) > seen + 30, "the next run's output in the log")
+    assert container.pid() == again
+    assert container.cgroup().pids()
+    container.stop(0)
+    assert container.status() in (137, 143)
+
+
+def test_a_user_who_starts_it_before_its_restart_is_due_is_obeyed(lab):
+    container = start(lab, "test -e /up && { echo up; sleep 60; }; exit 1", restart="always", ephemeral=False)
+    until(lambda: restarts.count(container) >= 3, "a crash loop with a long pause")
+    until(lambda: container.state() == "exited", "a pause")
+    (container.folder / "upper/up").touch()
+    container.start(Edges())
+    began = time.monotonic()
+    until(lambda: "up" in lab.logs(container), "its log to be looked after at once")
+    assert time.monotonic() - began < 0.4, "not only when the restart is due"
