@@ -75,6 +75,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 def _machine(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--driver", choices=("qemu", "libvirt"), help="who runs QEMU ($VMM_DRIVER)")
+    add("--connect", metavar="URI", help="which libvirt ($LIBVIRT_DEFAULT_URI): qemu+ssh://HOST/system")
     add("--accel", choices=("auto", "kvm", "tcg"), help="hardware or software processor")
     add("--boot", choices=("bios", "uefi", "direct", "pvh", "microvm", "clone"), help="how it starts")
     add("--machine", metavar="TYPE", help="QEMU's machine type")
@@ -82,6 +83,7 @@ def _machine(group: argparse._ArgumentGroup) -> None:
     add("--disk", metavar="SIZE", help="size of its disk")
     add("--disk-format", choices=("qcow2", "raw", "vmdk", "vdi", "vpc"), help="format of its disk")
     add("--cloud-init", metavar="FILE", help="user-data for cloud-init")
+    add("--network-config", metavar="FILE", help="network configuration for cloud-init, version 2")
     add("--ssh-key", metavar="FILE", action="append", default=[], help="a public key to let in")
     add("--kernel", metavar="FILE", help="cloud, generic, or a kernel file")
     add("--initrd", metavar="FILE", help="an initial RAM disk instead of ours")
@@ -182,6 +184,7 @@ def _image_and_command(args: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
 def _machine_words(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "driver": args.driver,
+        "connect": args.connect,
         "accel": args.accel,
         "boot": args.boot,
         "machine": args.machine,
@@ -189,6 +192,7 @@ def _machine_words(args: argparse.Namespace) -> dict[str, Any]:
         "disk_bytes": _maybe(args.disk, lambda text: parse_bytes(text, "disk size")),
         "disk_format": args.disk_format,
         "cloud_init": args.cloud_init,
+        "network_config": args.network_config,
         "ssh_keys": tuple(args.ssh_key),
         "kernel": args.kernel,
         "initrd": args.initrd,

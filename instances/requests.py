@@ -54,6 +54,7 @@ class RunRequest(NamedTuple):
     detach_keys: bytes = b""
     # machines only
     driver: str | None = None
+    connect: str | None = None
     accel: str | None = None
     boot: str | None = None
     machine: str | None = None
@@ -61,6 +62,7 @@ class RunRequest(NamedTuple):
     disk_bytes: int | None = None
     disk_format: str | None = None
     cloud_init: str | None = None
+    network_config: str | None = None
     ssh_keys: tuple[str, ...] = ()
     kernel: str | None = None
     initrd: str | None = None
@@ -100,6 +102,7 @@ class RunRequest(NamedTuple):
 # field -> (its flag, what a user of the other kind does instead)
 _MACHINE_ONLY = {
     "driver": ("--driver", "a container has no hypervisor; leave the flag out, or use --vm"),
+    "connect": ("--connect", "a container has no hypervisor; leave the flag out, or use --vm"),
     "accel": ("--accel", "a container runs on the host's own processor; leave the flag out, or use --vm"),
     "boot": ("--boot", "a container does not boot; leave the flag out, or use --vm"),
     "machine": ("--machine", "a container has no machine type; leave the flag out, or use --vm"),
@@ -107,6 +110,7 @@ _MACHINE_ONLY = {
     "disk_bytes": ("--disk", "a container has no disk of its own; use -v with a volume, or --vm"),
     "disk_format": ("--disk-format", "a container has no disk image; leave the flag out, or use --vm"),
     "cloud_init": ("--cloud-init", "a container runs no cloud-init; use -e, -v and the command, or --vm"),
+    "network_config": ("--network-config", "--network, --ip and --dns say it for a container; or use --vm"),
     "ssh_keys": ("--ssh-key", "vmm exec and vmm shell need no key in a container; or use --vm"),
     "kernel": ("--kernel", "a container shares the host's kernel; use --vm for another one"),
     "initrd": ("--initrd", "a container shares the host's kernel; use --vm"),

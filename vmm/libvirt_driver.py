@@ -1,5 +1,4 @@
-"""The libvirt driver: the same spec as a domain of qemu:///system or qemu:///session. The only `import
-libvirt`.
+"""The libvirt driver: the same spec as a domain of qemu:///system, qemu:///session or qemu+ssh://HOST/system.
 
 QEMU's pid and its status come from the same pidfile and query socket as with the qemu driver: a domain that
 virsh stopped, paused or destroyed behind our back is shown as it is, and `vmm ls` pays for no libvirt
@@ -12,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,76 +19,14 @@ from uuid import NAMESPACE_URL, uuid5
 
 import libvirt
 
-from host import commands, paths
+from host import paths
 from host.edges import Edges
-from host.errors import Failure, HostUnfit, Unsupported, WrongState
-from vmm import confine, domain_xml, launch, networking, process
+from host.errors import DeadlinePassed, Failure, HostUnfit, Unsupported
+from vmm import confine, domain_xml, launch, libvirt_daemon, networking, process
 from vmm.boot import Boot
 from vmm.launch import Launch
 from vmm.qemu_driver import QemuDriver
 from vmm.spec import MachineSpec
-
-_DAEMONS = (("virtlogd", "-d"), ("libvirtd", "-d"))
-_DAEMON_START_S = 20.0
-
-
-def uri() -> str:
-    """The libvirt to use: `$LIBVIRT_DEFAULT_URI`, else the system's for root and the session's for a user."""
-    return os.environ.get("LIBVIRT_DEFAULT_URI") or ("qemu:///session" if os.geteuid() else "qemu:///system")
-
-
-def connection() -> libvirt.virConnect:
-    """An open connection; starts the daemons as their manual pages say where root has none and no systemd.
-
-    Raises HostUnfit with the command that would start them otherwise.
-    """
-    libvirt.registerErrorHandler(lambda *_: None, None)  # the library would print to stderr by itself
-    try:
-        return libvirt.open(uri())
-    except libvirt.libvirtError as error:
-        if uri() != "qemu:///system" or os.geteuid() or Path("/run/systemd/system").exists():
-            raise _unreachable(error) from None
-    start_daemons()
-    return _opened(_DAEMON_START_S)
-
-
-def _give_kvm_its_group() -> None:
-    """Give /dev/kvm the group and mode that udev's rule gives it, where no udev runs.
-
-    libvirt 9.0 asks twice whether KVM is usable, once as root and once as its QEMU user; where the answers
-    differ it probes QEMU anew, for over a minute, at every start.
-    """
-    import grp
-
-    with contextlib.suppress(OSError, KeyError):
-        device, group = os.stat("/dev/kvm"), grp.getgrnam("kvm").gr_gid
-        if device.st_gid == 0 and not os.path.exists("/run/udev/control"):
-            os.chown("/dev/kvm", -1, group)
-            os.chmod("/dev/kvm", 0o660)
-
-
-def start_daemons() -> None:
-    """Start virtlogd and libvirtd in the background (their -d), as where no service manager does."""
-    _give_kvm_its_group()
-    for words in _DAEMONS:
-        with contextlib.suppress(Failure):  # one of the two may run already: opening is what decides
-            commands.run(words, f"cannot start {words[0]}", timeout_s=_DAEMON_START_S)
-
-
-def _opened(timeout_s: float) -> libvirt.virConnect:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return libvirt.open(uri())
-        except libvirt.libvirtError as error:
-            if time.monotonic() > deadline:
-                raise _unreachable(error) from None
-        time.sleep(0.05)
-
-
-def _unreachable(error: libvirt.libvirtError) -> HostUnfit:
-    start = "systemctl start libvirtd" if Path("/run/systemd/system").exists() else "virtlogd -d; libvirtd -d"
-    return HostUnfit("cannot reach libvirt at", uri(), str(error), f"as root: {start}")
 
 
 class LibvirtDriver(QemuDriver):
@@ -100,6 +36,11 @@ class LibvirtDriver(QemuDriver):
         # libvirt would make up a UUID, and then refuse the same name with another one at the next start.
         super().__init__(folder, run, replace(spec, uuid=spec.uuid or str(uuid5(NAMESPACE_URL, str(folder)))))
         self._link: libvirt.virConnect | None = None
+
+    @property
+    def uri(self) -> str:
+        """The libvirt that has the machine."""
+        return self.spec.uri or libvirt_daemon.default_uri()
 
     @property
     def domain_name(self) -> str:
@@ -119,14 +60,14 @@ class LibvirtDriver(QemuDriver):
 
     # ---- start ----
 
-    def boot(self, accel: str, edges: Edges, dies_with_us: bool, how: Launch | None = None) -> Boot:
-        """Start the domain and return the Boot that watches it; t3 is libvirt's return.
+    def _start(self, accel: str, edges: Edges, dies_with_us: bool, how: Launch | None) -> Boot:
+        """Start the domain; t3 is libvirt's return.
 
-        Raises WrongState when it runs already, HostUnfit where its QEMU user cannot reach a file of it.
+        Raises HostUnfit where libvirt's QEMU user cannot reach a file of it.
         """
-        if self.pid() is not None:
-            raise WrongState("cannot start", self.folder.name, "its QEMU runs already")
         paths.ensure(self.run, 0o755)
+        self._link = link = libvirt_daemon.connection(self.uri)  # kept: an auto-destroyed domain goes with it
+        libvirt_daemon.check_same_host(link, self.uri, self.run)
         who = self._user(accel)
         self._lay_out(who)
         self._clear_sockets(who)
@@ -135,16 +76,42 @@ class LibvirtDriver(QemuDriver):
         joined = networking.join(self.spec, self.folder.name, taps=False)
         how = replace(how, bridges=joined.bridges)
         text = domain_xml.xml(joined.spec, how, self.domain_name, owner)
-        self._link = link = connection()  # kept: an auto-destroyed domain goes with it
         self._destroy_stray(link)
         edges.mark("t2")
         try:
-            domain = _created(link, text, dies_with_us, how.paused)
-            edges.mark("t3")
+            domain = self._created(link, text, dies_with_us, how.paused)
         except libvirt.libvirtError as error:
             self._log(error)
             raise _told("libvirt cannot start", self.folder.name, error) from None
+        edges.mark("t3")
         return self._watch(domain, edges)
+
+    def _created(
+        self, link: libvirt.virConnect, text: str, dies_with_us: bool, paused: bool
+    ) -> libvirt.virDomain:
+        stopped = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
+        if dies_with_us:
+            # The domain goes with this connection, and the connection with us.
+            return link.createXML(text, libvirt.VIR_DOMAIN_START_AUTODESTROY | stopped)
+        self._undefine(link)
+        self._note.write_text(f"{self.domain_name}\n")
+        domain = link.defineXML(text)
+        if self.spec.autostart:
+            domain.setAutostart(1)
+        domain.createWithFlags(stopped)
+        return domain
+
+    @property
+    def _note(self) -> Path:
+        """Under which name libvirt keeps a definition of the machine: a rename changes ours, not that."""
+        return self.folder / "domain"
+
+    def _undefine(self, link: libvirt.virConnect) -> None:
+        """Take back a definition under an earlier name."""
+        kept = self._note.read_text().strip() if self._note.exists() else self.domain_name
+        if kept != self.domain_name:
+            with contextlib.suppress(libvirt.libvirtError):
+                link.lookupByName(kept).undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
 
     def _user(self, accel: str) -> confine.Confinement:
         who = confine.confinement(self._needs(), accel == "kvm", None if os.geteuid() else _qemu_user())
@@ -192,7 +159,11 @@ class LibvirtDriver(QemuDriver):
 
     @contextlib.contextmanager
     def _domain(self) -> Iterator[libvirt.virDomain]:
-        link = connection()
+        if self.pid() is not None and super().state() == "unresponsive":
+            # libvirt would wait for its monitor without an end
+            why = "its QEMU does not answer (stopped by a signal, or starved)"
+            raise DeadlinePassed("cannot reach", self.folder.name, why, f"vmm kill {self.folder.name}")
+        link = libvirt_daemon.connection(self.uri)
         try:
             yield link.lookupByName(self.domain_name)
         except libvirt.libvirtError as error:
@@ -258,11 +229,18 @@ class LibvirtDriver(QemuDriver):
         self._link = None
 
     def forget(self) -> None:
-        """Undefine the domain, with the NVRAM that libvirt would keep."""
-        with contextlib.suppress(Failure), self._domain() as domain:
-            domain.undefineFlags(
-                libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-            )
+        """Undefine the domain, with the NVRAM that libvirt would keep; HostUnfit where no libvirt answers."""
+        if not self._note.exists():
+            return
+        link = libvirt_daemon.connection(self.uri)
+        try:
+            with contextlib.suppress(libvirt.libvirtError):
+                link.lookupByName(self._note.read_text().strip()).undefineFlags(
+                    libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                )
+        finally:
+            link.close()
+        self._note.unlink()
 
 
 def _qemu_user() -> tuple[int, int]:
@@ -274,16 +252,6 @@ def _qemu_user() -> tuple[int, int]:
     except KeyError:
         return 0, 0
     return entry.pw_uid, entry.pw_gid
-
-
-def _created(link: libvirt.virConnect, text: str, dies_with_us: bool, paused: bool) -> libvirt.virDomain:
-    stopped = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
-    if dies_with_us:
-        # The domain goes with this connection, and the connection with us.
-        return link.createXML(text, libvirt.VIR_DOMAIN_START_AUTODESTROY | stopped)
-    domain = link.defineXML(text)
-    domain.createWithFlags(stopped)
-    return domain
 
 
 def _hmp(domain: libvirt.virDomain, line: str) -> str:

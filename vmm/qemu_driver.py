@@ -49,6 +49,13 @@ class QemuDriver:
         """
         if self.pid() is not None:
             raise WrongState("cannot start", self.folder.name, "its QEMU runs already")
+        try:
+            return self._start(accel, edges, dies_with_us, how)
+        except BaseException:
+            self.release()  # sockets, pid file, places on networks
+            raise
+
+    def _start(self, accel: str, edges: Edges, dies_with_us: bool, how: Launch | None) -> Boot:
         paths.ensure(self.run, 0o755)
         who = confine.confinement(self._needs(), accel == "kvm")
         self._lay_out(who)

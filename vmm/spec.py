@@ -79,12 +79,14 @@ class MachineSpec:
     """A machine as asked for; paths are absolute, sizes are bytes.
 
     `init` None is command mode: the guest helper stays pid 1 and runs `command`; a path is system mode.
+    `uri` is the libvirt that has it, empty for the default one.
     `root` is the device that the helper mounts, empty where the guest boots itself (bios, uefi).
     """
 
     name: str
     uuid: str = ""
     driver: str = "qemu"
+    uri: str = ""
     accel: str = "auto"
     arch: str = "x86_64"
     boot: str = "microvm"

@@ -125,6 +125,7 @@ OTHER: dict[str, tuple[MachineSpec, Any]] = {
 NO_OPTION = {
     "template",
     "driver",
+    "uri",
     "accel",
     "command",
     "ephemeral",
