@@ -27,6 +27,8 @@ FORBIDDEN = [
     "subprocess",
     "socket",
     "ssl",
+    "hashlib",
+    "resource",
     "http",
     "email",
     "urllib.request",
@@ -138,6 +140,16 @@ def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
         check=False,
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("words", ["--help", "ls -a"])
+def test_words_that_nobody_can_take_are_an_error(home: Path, words: str) -> None:
+    """The process leaves without the interpreter's own last flush."""
+    env = {"VMM_HOME": str(home), "PATH": "/usr/bin:/bin"}
+    command = f"{sys.executable} -m cli.main {words} > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
 
 
 @pytest.mark.parametrize(
