@@ -59,4 +59,4 @@ def _write(args: argparse.Namespace, half: Path, form: str) -> None:
     if args.bootable:
         bootable.make(store, image, half, form, parse_bytes(args.size) if args.size else None)
     else:
-        disks.convert(disks.base(store, image), half, form, source_format="qcow2")
+        disks.convert(disks.base(store, image), half, form, source_format=disks.base_format(image))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from host.errors import BadData, Usage
-from images import pack, platforms, reference
+from images import disks, pack, platforms, reference
 from images.blobs import MAX_DOCUMENT_BYTES, encode, parse, sha256
 from images.layers import decompressed
 from images.store import INDEX, REF_NAME, Image, Store, checked_manifest, diff_ids_of
@@ -191,6 +191,7 @@ class _Archive:
         for told in (manifest["config"], *manifest["layers"]):
             if not self.store.blobs.has(told["digest"], told["size"]):
                 self._oci_blob(told)
+        disks.check_parts(self.store, manifest)
         self.store.blobs.put(data)
         return self.store.enter(digest, len(data), _familiar(name))
 

@@ -64,7 +64,8 @@ def make(store: Store, image: Image, target: Path, disk_format: str, size_bytes:
     if host_architecture() != "amd64":
         raise Unsupported("cannot make a bootable disk", host_architecture(), "the loaders are amd64's")
     if image.disk:
-        return disks.convert(store.blobs.path(image.disk), target, disk_format, source_format="qcow2")
+        base = disks.base(store, image)
+        return disks.convert(base, target, disk_format, source_format=disks.base_format(image))
     with store.using(), tempfile.TemporaryDirectory(prefix="bootable-", dir=store.staging) as half:
         lowers = store.lower_dirs(image)
         with disks.tree(store, lowers) as root:

@@ -7,17 +7,18 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from host import commands, records
 from host.errors import BadData, CommandFailed, Usage
+from images import iso
 from images import layers as unpacked
 from images.merged import Found, Merged, Parts
 from images.metadata import Rights, copy_file, copy_metadata, rights
-from images.store import Image, Store
+from images.store import DISK_ISO, DISK_QCOW2, Image, Store
 
 FORMATS = ("raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx")
 # What the file system may grow into without resizing; a sparse file, so it occupies only what the image does.
@@ -58,6 +59,11 @@ def base(store: Store, image: Image, disk_format: str = "qcow2") -> Path:
         if not path.exists():
             _make_base(store, image, path, disk_format)
     return path
+
+
+def base_format(image: Image) -> str:
+    """The format of an image's base: an ISO lies there as it came."""
+    return "raw" if image.cdrom else "qcow2"
 
 
 def _make_base(store: Store, image: Image, path: Path, disk_format: str) -> None:
@@ -207,6 +213,13 @@ def overlay(base_disk: Path, path: Path, size_bytes: int | None = None) -> Path:
     return path
 
 
+def blank(path: Path, disk_format: str, size_bytes: int) -> Path:
+    """Make an empty disk."""
+    check_format(disk_format)
+    _qemu_img("create", "-q", "-f", disk_format, str(path), str(size_bytes))
+    return path
+
+
 def _create_overlay(base_disk: Path, path: Path, base_format: str, size_bytes: int | None) -> None:
     # Clusters of 8 KiB: an idle guest's scattered small writes cost an eighth of what the usual 64 KiB would.
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on,cluster_size=8k"]
@@ -290,6 +303,16 @@ def trusted_format(path: Path) -> str:
                 "refused the disk", str(path), f"its data lie in another file, {extent['filename']!r}"
             )
     return str(told["format"])
+
+
+def check_parts(store: Store, manifest: Mapping[str, Any]) -> None:
+    """BadData where an image of another's making brings a disk that is not what it says, or names files."""
+    for told in manifest["layers"]:
+        path = store.blobs.path(told["digest"])
+        if told["mediaType"] == DISK_QCOW2 and trusted_format(path) != "qcow2":
+            raise BadData("refused the disk", told["digest"], "it is no qcow2")
+        if told["mediaType"] == DISK_ISO:
+            iso.boots(path)
 
 
 def _info(path: Path) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 from host.errors import BadData, NotFound, Usage
 from host.sizes import format_bytes
 from images import config as configs
-from images import disks, fetch, pack, reference, rootfs
+from images import disks, fetch, iso, pack, reference, rootfs
 from images.layers import decompressed
-from images.store import DISK_QCOW2, KERNEL, RAMDISK, Image, Store, now_unix_s, rfc3339
+from images.store import DISK_ISO, DISK_QCOW2, KERNEL, RAMDISK, Image, Store, now_unix_s, rfc3339
 
 Say = Callable[[str], None]
 _ALGORITHMS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
@@ -126,11 +126,12 @@ def _wanted(checksum: str, source: str) -> tuple[str, str]:
 
 
 def import_disk(store: Store, path: Path, wish: Wish) -> Image:
-    """Store a disk as an image that machines start from: qcow2, compressed as it came or converted to it."""
+    """Store a disk as an image that machines start from: an ISO as it is, any other as a qcow2."""
+    if not wish.raw and iso.is_iso(path):
+        return _import_iso(store, path, wish)
     disk_format = "raw" if wish.raw else disks.trusted_format(path)
     disks.check_format(disk_format)
-    changes = [*wish.changes, *([f'LABEL vmm.append="{wish.append}"'] if wish.append else [])]
-    stage = rootfs.changed(configs.ImageConfig(), changes)
+    changes = [f'LABEL vmm.append="{wish.append}"'] if wish.append else []
     with store.using(), store.layers.making() as half:
         made = disks.convert(path, half / "disk.qcow2", "qcow2", source_format=disk_format)
         parts = [_part(store, DISK_QCOW2, made)]
@@ -139,6 +140,22 @@ def import_disk(store: Store, path: Path, wish: Wish) -> Image:
             for kind, file in ((KERNEL, wish.kernel), (RAMDISK, wish.ramdisk))
             if file
         ]
+        return _add(store, wish, parts, changes)
+
+
+def _import_iso(store: Store, path: Path, wish: Wish) -> Image:
+    """A disc boots by its own loader; a label keeps by which firmware it can."""
+    if wish.kernel:
+        raise Usage("cannot import", wish.source, "it is an ISO, which boots itself", "leave --kernel out")
+    found = iso.boots(path)
+    if not found:
+        raise BadData("cannot import", wish.source, "its boot record is for neither BIOS nor UEFI")
+    with store.using():
+        return _add(store, wish, [_part(store, DISK_ISO, path)], [f'LABEL vmm.boots="{" ".join(found)}"'])
+
+
+def _add(store: Store, wish: Wish, parts: list[dict[str, object]], changes: list[str]) -> Image:
+    stage = rootfs.changed(configs.ImageConfig(), [*wish.changes, *changes])
     created = rfc3339(now_unix_s())
     document = {
         "architecture": configs.host_architecture(),

@@ -15,7 +15,7 @@ from typing import Any
 from host import records
 from host.errors import BadData, DeadlinePassed, Failure, from_os_error
 from host.sizes import format_bytes
-from images import platforms, reference
+from images import disks, platforms, reference
 from images.blobs import Blobs, parse, sha256
 from images.registry import TRIES, Access, Registry
 from images.store import MANIFEST, Image, Store, checked_manifest
@@ -67,6 +67,7 @@ def pull(
             blobs = _distinct([manifest["config"], *manifest["layers"]])
             moved.total_bytes = sum(told["size"] for told in blobs)
             fetch_all(store, registry, wanted.path, blobs, moved, said)
+            disks.check_parts(store, manifest)
             store.blobs.put(data)
             moved.add(moved=len(data))
             image = store.enter(digest, len(data), wanted.tagged if wanted.tag else "")

@@ -33,6 +33,8 @@ DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 # A machine's disk in place of layers: what `vmm image import` makes of a cloud image.
 DISK_QCOW2 = "application/vnd.vmm.disk.v1+qcow2"
+# The same, as a disc in a drive: it boots, and nothing is written to it.
+DISK_ISO = "application/vnd.vmm.disk.v1+iso"
 # What such a disk may need to start: the triple of the aki, ari and ami that clouds once had.
 KERNEL, RAMDISK = "application/vnd.vmm.kernel.v1", "application/vnd.vmm.ramdisk.v1"
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -43,7 +45,7 @@ class Image(NamedTuple):
     """An image in the store: the name that found it, its manifest's digest, config, and layers' chain ids.
 
     `disk` is the digest of a whole disk, in images that have one in place of layers: machines only. `kernel`
-    and `ramdisk` are digests, too, where it does not boot by itself.
+    and `ramdisk` are digests, too, where it does not boot by itself. With `cdrom` the disk is an ISO.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Image(NamedTuple):
     disk: str = ""
     kernel: str = ""
     ramdisk: str = ""
+    cdrom: bool = False
 
 
 class Store:
@@ -114,7 +117,11 @@ class Store:
             raise BadData("cannot use the image", name, "manifest and configuration count different layers")
         shown = _name(entry) if not name or _looks_like_digest(name) else reference.parse(name).tagged
         chain = tuple(chain_ids(diff_ids))
-        return Image(shown or entry["digest"], entry["digest"], configs.from_oci(document), chain, **parts)
+        config, cdrom = (
+            configs.from_oci(document),
+            any(one.get("mediaType") == DISK_ISO for one in manifest["layers"]),
+        )
+        return Image(shown or entry["digest"], entry["digest"], config, chain, cdrom=cdrom, **parts)
 
     def manifest(self, digest: str) -> dict[str, Any]:
         """The manifest of this digest; an index in its place is refused (CVE-2021-41190)."""
@@ -275,7 +282,7 @@ def checked_manifest(document: dict[str, Any], digest: str) -> dict[str, Any]:
     return document
 
 
-_PARTS = {DISK_QCOW2: "disk", KERNEL: "kernel", RAMDISK: "ramdisk"}
+_PARTS = {DISK_QCOW2: "disk", DISK_ISO: "disk", KERNEL: "kernel", RAMDISK: "ramdisk"}
 
 
 def parts_of(manifest: Mapping[str, Any]) -> dict[str, str]:

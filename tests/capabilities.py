@@ -9,12 +9,14 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ORDINARY_USER = "vmm-test"
+AXE_CORE = Path(sys.prefix, "lib", "vmm", "axe.min.js")
 
 
 def _program(*names: str) -> Callable[[], str]:
@@ -83,6 +85,29 @@ def _ovmf() -> str:
     return "" if Path("/usr/share/OVMF/OVMF_CODE.fd").exists() else "OVMF is not installed"
 
 
+def _grub() -> str:
+    gone = [name for name in ("i386-pc", "x86_64-efi") if not Path("/usr/lib/grub", name).is_dir()]
+    return f"no GRUB for {', '.join(gone)}" if gone else _program("grub-mkrescue", "xorriso", "mformat")()
+
+
+def _axe_core() -> str:
+    return "" if AXE_CORE.exists() else "axe-core is not there (make test fetches it where npm is)"
+
+
+def _foreign(machine: str) -> Callable[[], str]:
+    def reason() -> str:
+        from host.errors import HostUnfit
+        from host.paths import guest_helper
+
+        try:
+            guest_helper(machine)
+        except HostUnfit as error:
+            return str(error)
+        return _program(f"qemu-system-{machine}")()
+
+    return reason
+
+
 _REASONS: dict[str, Callable[[], str]] = {
     "root": _root,
     "user": _user,
@@ -97,6 +122,7 @@ _REASONS: dict[str, Callable[[], str]] = {
     "mmdebstrap": _program("mmdebstrap"),
     "kernel": _kernel,
     "chromium": _program("chromium"),
+    "axe-core": _axe_core,
     "docker": _program("dockerd", "docker", "containerd"),
     "docker-registry": _program("docker-registry"),
     "skopeo": _program("skopeo"),
@@ -110,8 +136,10 @@ _REASONS: dict[str, Callable[[], str]] = {
     "bwrap": _program("bwrap"),
     "hyperfine": _program("hyperfine"),
     "ovmf": _ovmf,
+    "grub": _grub,
     "swtpm": _program("swtpm"),
-    "aarch64": _program("qemu-system-aarch64"),
+    "aarch64": _foreign("aarch64"),
+    "x86_64": _foreign("x86_64"),
     "slirp4netns": _program("slirp4netns"),
     "dnsmasq": _program("dnsmasq"),
     "sshd": lambda: "" if Path("/usr/sbin/sshd").exists() else "openssh-server is not installed",

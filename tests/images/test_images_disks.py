@@ -9,8 +9,8 @@ import pytest
 from capabilities import need
 
 from host.errors import BadData, Failure, Usage
-from images import bases, disks
-from images.store import Image, Store
+from images import archives, bases, disks, pack, pull
+from images.store import DISK_QCOW2, Image, Store
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,14 @@ def test_each_format_comes_back_the_same(
     assert again.read_bytes()[: 64 << 20] == plain.read_bytes()
 
 
+def image_of_disk(store: Store, path: Path) -> Image:
+    """An image as `import` would make it, had it not looked at the disk."""
+    with store.using():
+        digest, size = pack.store_file(store.blobs, path)
+    document = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}
+    return store.add(document, [{"mediaType": DISK_QCOW2, "digest": digest, "size": size}], "evil")
+
+
 class TestUntrusted:
     def make(self, tmp_path: Path, *options: str) -> Path:
         (tmp_path / "secret").write_bytes(b"host secret" + bytes(1 << 20))
@@ -139,6 +147,28 @@ class TestUntrusted:
     def test_the_name_tells_nothing(self, shelf: object, tmp_path: Path) -> None:
         path = self.make(tmp_path, "-f", "qcow2").rename(tmp_path / "looks.raw")
         assert disks.trusted_format(path) == "qcow2"
+
+    def test_an_archive_brings_no_disk_that_names_files(self, shelf: object, tmp_path: Path) -> None:
+        evil = self.make(tmp_path, "-f", "qcow2", "-b", str(tmp_path / "secret"), "-F", "raw")
+        theirs, mine = Store(tmp_path / "theirs"), Store(tmp_path / "mine")
+        image_of_disk(theirs, evil)
+        archive = tmp_path / "archive.tar"
+        with archive.open("wb") as sink:
+            archives.save(theirs, ["evil"], sink, "oci")
+        with pytest.raises(BadData, match="backed by"):
+            archives.load(mine, archive)
+        assert mine.images() == []
+
+    def test_a_registry_brings_no_disk_that_names_files(
+        self, shelf: object, tmp_path: Path, registry: str
+    ) -> None:
+        evil = self.make(tmp_path, "-f", "qcow2", "-b", str(tmp_path / "secret"), "-F", "raw")
+        theirs, mine = Store(tmp_path / "theirs"), Store(tmp_path / "mine")
+        image_of_disk(theirs, evil)
+        pull.push(theirs, "evil", f"{registry}/evil")
+        with pytest.raises(BadData, match="backed by"):
+            pull.pull(mine, f"{registry}/evil")
+        assert mine.images() == []
 
     def test_no_disk_at_all(self, shelf: object, tmp_path: Path) -> None:
         with pytest.raises(Failure):
