@@ -110,23 +110,21 @@ def _check_first(line: str, name: str, number: int) -> None:
     )
 
 
-def check_network(text: str) -> None:
-    """BadData for a network configuration that is not of version 2."""
-    document = load_yaml(text, "network-config")
+def check_network(text: str, name: str = "network-config") -> None:
+    """BadData, with the line, for a network configuration that is not of version 2."""
+    document = load_yaml(text, name)
     if isinstance(document, dict) and isinstance(document.get("network"), dict):
         document = document["network"]
     if not isinstance(document, dict) or document.get("version") != 2:
-        raise BadData(
-            "refused the seed", "network-config, line 1", "no `version: 2`", "write version 2 (netplan)"
-        )
+        raise BadData("refused the seed", f"{name}, line 1", "no `version: 2`", "write version 2 (netplan)")
     kinds = {"ethernets", "bonds", "bridges", "vlans"}
     for key in document:
         if key not in kinds | {"version", "renderer"}:
             line = _line_of(text, str(key))
-            raise BadData("refused the seed", f"network-config, line {line}", f"unknown key {key!r}")
+            raise BadData("refused the seed", f"{name}, line {line}", f"unknown key {key!r}")
         if key in kinds and not isinstance(document[key], dict):
             line = _line_of(text, str(key))
-            raise BadData("refused the seed", f"network-config, line {line}", f"`{key}` is no mapping")
+            raise BadData("refused the seed", f"{name}, line {line}", f"`{key}` is no mapping")
 
 
 def _line_of(text: str, key: str) -> int:

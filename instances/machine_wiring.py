@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from host import paths
 from host.errors import NotFound, Unsupported, Usage
-from instances import names
+from instances import names, seeding
 from instances.command import argv_of, environment
 from vmm.spec import KERNEL_BOOTS, Command, Disk, Forward, MachineSpec, Nic, Share, check
 
@@ -28,6 +28,9 @@ INITS = (
     "/init",
 )
 
+# OCI's word for an architecture (GOARCH) -> QEMU's and uname's
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+
 
 class Files(NamedTuple):
     """The files of a start: paths only, so that a plan can be drawn before they are there."""
@@ -41,34 +44,37 @@ class Files(NamedTuple):
 def prepare(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
     """The spec, with its disk made as a thin layer over the image's, and its kernel and initrd at hand."""
     request = _with_own_kernel(request, image)
-    draft = machine_spec(request, image, who, _planned(request, who))
-    files = Files(str(_disk(request, image, who)), *_kernel_files(draft, request), _seed(request, who))
+    draft = machine_spec(request, image, who, _planned(request, image, who))
+    files = Files(_disk(request, image, who), *_kernel_files(draft, request), seeding.write(request, who))
     return check(machine_spec(request, image, who, files))
 
 
 def outline(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
     """The spec that `prepare` would give, with the places where its files would be."""
     request = _with_own_kernel(request, image)
-    return check(machine_spec(request, image, who, _planned(request, who)))
+    return check(machine_spec(request, image, who, _planned(request, image, who)))
 
 
 def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files) -> MachineSpec:
     """The MachineSpec that the request and the image's own configuration ask for together."""
     argv = _own_disk_argv(request, image) if image.disk else argv_of(request, image.config)
     init = argv[0] if argv[0] in INITS else None
-    boot = request.boot or ("bios" if image.disk else _default_boot(request, init))
+    arch = _architecture(request, image)
+    boot = _firmware(request, image) if image.disk else request.boot or _default_boot(request, init, arch)
     # A disk of ours has no boot loader: the firmware, too, gets its kernel from QEMU.
     loaded = boot in KERNEL_BOOTS or not image.disk
     hostname = request.hostname or who.name.replace("_", "-").replace(".", "-")
     memory_bytes, cpus = request.memory_bytes or (512 << 20 if init else 256 << 20), _whole_cpus(request.cpus)
     # Hotplug needs places that a machine is born with; a microvm and a command have no use for them.
-    roomy = boot != "microvm" and init is not None
+    roomy = boot != "microvm" and init is not None and arch == "x86_64"
+    driver, uri = _driver(request)
     return MachineSpec(
         name=who.name,
         uuid=f"{who.id[:8]}-{who.id[8:12]}-4{who.id[13:16]}-8{who.id[17:20]}-{who.id[20:32]}",
-        driver=request.driver or os.environ.get("VMM_DRIVER") or "qemu",
+        driver=driver,
+        uri=uri,
         accel=request.accel or os.environ.get("VMM_ACCEL") or "auto",
-        arch=request.arch or "x86_64",
+        arch=arch,
         boot=boot,
         machine=request.machine or "",
         memory_bytes=memory_bytes,
@@ -83,7 +89,7 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
         init=init,
         hostname=hostname,
         command=_command(request, image, argv, hostname),
-        disks=(Disk(path=files.disk, format=request.disk_format or "qcow2"), *_volumes(request)),
+        disks=(*_disks(request, image, files), *_volumes(request)),
         nics=_nics(request, init is not None),
         seed=files.seed,
         shares=_shares(request),
@@ -91,8 +97,31 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
         tpm=request.tpm,
         autostart=request.autostart,
         ephemeral=request.rm,
-        template="" if image.disk else _template(request),
+        template="" if image.disk or arch != "x86_64" else _template(request),
     )
+
+
+def _architecture(request: RunRequest, image: Image) -> str:
+    """The instruction set: the image's own, which --arch may only confirm."""
+    of_image = _MACHINES.get(image.config.architecture, image.config.architecture)
+    if request.arch not in (None, of_image):
+        hint = "vmm image pull --arch takes another one from a registry; tiny is made for each"
+        why = f"the image is for {of_image}"
+        raise Unsupported(f"cannot run on {request.arch}", request.image, why, hint)
+    return of_image
+
+
+def _driver(request: RunRequest) -> tuple[str, str]:
+    """Who runs QEMU; which libvirt is kept in the record, so that later commands need not be told again."""
+    driver = request.driver or ("libvirt" if request.connect else os.environ.get("VMM_DRIVER")) or "qemu"
+    if driver == "qemu" and request.connect:
+        why = "the qemu driver has no daemon"
+        raise Usage("cannot use", f"--connect {request.connect}", why, "--driver libvirt")
+    if driver == "qemu" and request.autostart:
+        why = "nobody would start a machine of the qemu driver"
+        raise Unsupported("--autostart is not for every machine", why=why, hint="--driver libvirt")
+    uri = request.connect or os.environ.get("LIBVIRT_DEFAULT_URI", "") if driver == "libvirt" else ""
+    return driver, uri
 
 
 def _with_own_kernel(request: RunRequest, image: Image) -> RunRequest:
@@ -106,6 +135,28 @@ def _with_own_kernel(request: RunRequest, image: Image) -> RunRequest:
     initrd = str(blobs.path(image.ramdisk)) if image.ramdisk else None
     kernel = str(blobs.path(image.kernel))
     return request._replace(boot="direct", kernel=kernel, initrd=initrd, append=words)
+
+
+def _firmware(request: RunRequest, image: Image) -> str:
+    """How an imported disk boots: by BIOS unless told otherwise, an ISO by what its boot record has."""
+    known = image.config.labels.get("vmm.boots", "").split() if image.cdrom else []
+    boot = request.boot or (known[0] if known else "bios")
+    if known and boot not in known:
+        why = f"its boot record is for {' and '.join(known)} only"
+        raise Unsupported(f"cannot boot by {boot}", image.name, why, f"--boot {known[0]}, or leave it out")
+    return boot
+
+
+def _disks(request: RunRequest, image: Image, files: Files) -> tuple[Disk, ...]:
+    """The machine's own disk; before an ISO an empty one (--disk), which boots once something is on it."""
+    own = (Disk(path=files.disk, format=request.disk_format or "qcow2"),) if files.disk else ()
+    if not image.cdrom:
+        return own
+    from images import disks
+    from instances import provision
+
+    disc = str(disks.base(provision.store(), image))
+    return (*own, Disk(path=disc, format="raw", read_only=True, cdrom=True))
 
 
 def _own_disk_argv(request: RunRequest, image: Image) -> tuple[str, ...]:
@@ -122,9 +173,9 @@ def _template(request: RunRequest) -> str:
     return "" if any(asked) else "auto"
 
 
-def _default_boot(request: RunRequest, init: str | None) -> str:
+def _default_boot(request: RunRequest, init: str | None, arch: str) -> str:
     """The quickest rung that can do what is asked: a microvm has neither hotplug nor a TPM."""
-    if request.arch not in (None, "x86_64") or request.tpm:
+    if arch != "x86_64" or request.tpm:
         return "direct"
     return "microvm" if init is None and not request.machine else "direct"
 
@@ -190,14 +241,14 @@ def _volumes(request: RunRequest) -> tuple[Disk, ...]:
     return ()
 
 
-def _planned(request: RunRequest, who: Identity) -> Files:
+def _planned(request: RunRequest, image: Image, who: Identity) -> Files:
     cache = paths.home() / "cache"
     kernel = request.kernel or _kernel_word(request)
     return Files(
-        disk=str(who.folder / f"disk.{request.disk_format or 'qcow2'}"),
+        disk="" if image.cdrom and not request.disk_bytes else str(_disk_path(request, who)),
         kernel=kernel if "/" in kernel else str(cache / f"KERNEL-{kernel}"),
         initrd=request.initrd or str(cache / "INITRD"),
-        seed=str(who.folder / "seed.iso") if request.cloud_init or request.ssh_keys else "",
+        seed=str(who.folder / "seed.iso") if seeding.wanted(request) else "",
     )
 
 
@@ -208,21 +259,24 @@ def _kernel_word(request: RunRequest) -> str:
     )
 
 
-def _disk(request: RunRequest, image: Image, who: Identity) -> Path:
+def _disk_path(request: RunRequest, who: Identity) -> Path:
+    return who.folder / f"disk.{request.disk_format or 'qcow2'}"
+
+
+def _disk(request: RunRequest, image: Image, who: Identity) -> str:
+    """Make the machine's own disk; its path, empty for an ISO without --disk."""
     from images import disks
     from instances import provision
 
-    path = who.folder / f"disk.{request.disk_format or 'qcow2'}"
+    path, form = _disk_path(request, who), request.disk_format or "qcow2"
+    if image.cdrom:
+        return str(disks.blank(path, form, request.disk_bytes)) if request.disk_bytes else ""
     base = disks.base(provision.store(), image)
-    if (request.disk_format or "qcow2") == "qcow2":
-        disks.overlay(base, path, request.disk_bytes)
-    else:
-        if request.disk_bytes:
-            raise Unsupported(
-                "--disk is for qcow2 disks", request.disk_format or "", hint="leave --disk-format out"
-            )
-        disks.convert(base, path, request.disk_format or "", source_format="qcow2")
-    return path
+    if form == "qcow2":
+        return str(disks.overlay(base, path, request.disk_bytes))
+    if request.disk_bytes:
+        raise Unsupported("--disk is for qcow2 disks", form, hint="leave --disk-format out")
+    return str(disks.convert(base, path, form, source_format="qcow2"))
 
 
 def _kernel_files(spec: MachineSpec, request: RunRequest) -> tuple[str, str]:
@@ -234,50 +288,12 @@ def _kernel_files(spec: MachineSpec, request: RunRequest) -> tuple[str, str]:
     if not spec.kernel:
         return "", ""
     word = _kernel_word(request)
-    if "/" not in word and not (paths.home() / "cache" / "kernels" / word).exists():
-        provision.said(f"Debian's {word} kernel is not here yet: fetching it")
-    kernel = kernels.guest_kernel(paths.home(), Path(word) if "/" in word else word)
+    cached = paths.home() / "cache" / "kernels" / kernels.cached_name(word, spec.arch)
+    if "/" not in word and not cached.exists():
+        provision.said(f"Debian's {word} kernel for {spec.arch} is not here yet: fetching it")
+    kernel = kernels.guest_kernel(paths.home(), Path(word) if "/" in word else word, machine=spec.arch)
     image = kernel.bzimage if rungs.kernel_file(spec.boot) == "bzimage" else kernel.vmlinux
     if request.initrd:
         return str(image), os.path.abspath(request.initrd)
-    made = initrds.initrd(paths.home(), kernel, paths.guest_helper(), rungs.modules(spec))
+    made = initrds.initrd(paths.home(), kernel, paths.guest_helper(spec.arch), rungs.modules(spec))
     return str(image), str(made)
-
-
-def _seed(request: RunRequest, who: Identity) -> str:
-    """The NoCloud ISO of --cloud-init and --ssh-key; the user's file goes in as it is, the keys beside it."""
-    if not (request.cloud_init or request.ssh_keys):
-        return ""
-    from images import seeds
-
-    hostname = request.hostname or who.name.replace("_", "-").replace(".", "-")
-    user_data = _text(request.cloud_init, "--cloud-init") if request.cloud_init else ""
-    if user_data:
-        seeds.check_user_data(user_data, request.cloud_init or "")
-    keys = [_public_key(file) for file in request.ssh_keys]
-    vendor = (
-        "#cloud-config\n" + "".join(f"{line}\n" for line in ("ssh_authorized_keys:", *keys)) if keys else ""
-    )
-    meta = {"instance-id": who.id, "local-hostname": hostname}
-    path = who.folder / "seed.iso"
-    seeds.write(path, seeds.Seed(user_data=user_data, meta=meta, vendor_data=vendor))
-    return str(path)
-
-
-def _public_key(file: str) -> str:
-    import json
-
-    text = _text(file, "--ssh-key").strip()
-    if "PRIVATE KEY" in text or len(text.split()) < 2 or "\n" in text:
-        hint = f"give the public half, for example {file}.pub"
-        raise Usage("cannot use the key", file, "it is not one line of a public key", hint)
-    return f"  - {json.dumps(text)}"
-
-
-def _text(file: str, flag: str) -> str:
-    try:
-        return Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Usage(
-            f"cannot read the file of {flag}", file, getattr(error, "strerror", None) or str(error)
-        ) from None

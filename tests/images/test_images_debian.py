@@ -29,7 +29,19 @@ write_files:
 runcmd:
   - [sh, -c, "echo ran >/run-command"]
 """
-ASKED = "sudo cloud-init status --wait; hostname; sudo cat /etc/written; echo; cat /run-command; id -un"
+# Slirp forwards to 10.0.2.15; the second address is one that no DHCP server of QEMU's would give.
+NETWORK = """version: 2
+ethernets:
+  card:
+    match: {name: "e*"}
+    dhcp4: false
+    addresses: [10.0.2.15/24, 192.168.77.5/24]
+    routes: [{to: default, via: 10.0.2.2}]
+    nameservers: {addresses: [10.0.2.3]}
+"""
+ASKED = """sudo cloud-init status --wait; hostname; sudo cat /etc/written; echo; stat -c %a /etc/written
+cat /run-command; id -un; ip -4 -o addr show scope global | awk '{print $4, ($0 ~ /dynamic/)}'
+ip route show default | cut -d' ' -f1-3; grep -o '10.0.2.3$' /etc/resolv.conf"""
 
 
 @pytest.fixture(scope="module")
@@ -66,20 +78,26 @@ def test_cloud_init_obeys_a_seed(home: Path, tmp_path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     seed = tmp_path / "seed.yaml"
     seed.write_text(USER_DATA.format(key=key.with_suffix(".pub").read_text().strip()))
-    argv = ["run", "-d", "--vm", "--name", "m", "--cloud-init", str(seed), "-p", f"127.0.0.1:{port}:22"]
+    network = tmp_path / "network.yaml"
+    network.write_text(NETWORK)
+    argv = ["run", "-d", "--vm", "--name", "m", "-p", f"127.0.0.1:{port}:22"]
+    argv += ["--cloud-init", str(seed), "--network-config", str(network)]
     vmm.ok(*argv, "debian", "/sbin/init", timeout_s=200)
     try:
         said = ask(port, key)
     finally:
         vmm.ok("rm", "-f", "m")
-    assert said.replace(".", "").split() == [
-        "status:",
-        "done",
+    assert said.lstrip(".\n").splitlines() == [
+        "status: done",
         "seeded",
-        "by",
-        "cloud-init",
+        "by cloud-init",
+        "640",
         "ran",
         "student",
+        "10.0.2.15/24 0",
+        "192.168.77.5/24 0",
+        "default via 10.0.2.2",
+        "10.0.2.3",
     ]
 
 
