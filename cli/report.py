@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
+from host.errors import Failure, HostUnfit
+
 FORMATS = ("html", "md", "csv", "ipynb")
-MORE = ("svg",)
+MORE = ("pdf", "svg")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         choices=(*FORMATS, *MORE),
         dest="formats",
-        help="default: html md csv ipynb; svg is the first picture alone",
+        help="default: html md csv ipynb; pdf is the page printed by Chromium, svg the first picture alone",
     )
     build.add_argument(
         "--out", metavar="DIR", type=Path, help="where to write (default: beside the first results)"
@@ -39,11 +43,26 @@ def main(args: argparse.Namespace) -> int:
 
         paths = write(args.out)
     else:
-        from reports.build import build
-
-        first: Path = args.results[0]
-        beside = first if first.is_dir() else first.parent
-        paths = build(args.results, args.out or beside, args.formats or FORMATS)
+        paths = _built(args.results, args.out, args.formats or FORMATS)
     for path in paths:
         print(path)
     return 0
+
+
+def _built(results: Sequence[Path], out: Path | None, formats: Sequence[str]) -> list[Path]:
+    from reports.build import build
+    from reports.pdf import browser
+
+    if "pdf" in formats:
+        try:
+            browser()
+        except FileNotFoundError as error:
+            hint = "apt-get install chromium, or print index.html from a browser"
+            raise HostUnfit("cannot print the report", "pdf", str(error), hint) from None
+    beside = results[0] if results[0].is_dir() else results[0].parent
+    try:
+        return build(results, out or beside, formats)
+    except subprocess.SubprocessError as error:
+        said = getattr(error, "stderr", None) or b""
+        why = said.decode(errors="replace").strip()[-300:] or str(error)
+        raise Failure("cannot print the report", "pdf", why, "print index.html from a browser") from None

@@ -46,7 +46,7 @@ def _cost(group: Group, what: str, interval: str, read: Reading, words: units.Wo
     machine, container = found["vm"], found["ct"]
     pairs = min(machine.n, container.n)
     return Cost(
-        f"{what}, {group.image}",
+        f"{what}, {group.subject}",
         interval,
         machine.series.label,
         machine.series.css,
@@ -66,8 +66,9 @@ def _start_sentences(commands: Sequence[Group]) -> list[str]:
         if "ct" in found and "vm" in found and (ratio := found["vm"].ratio):
             emulated = _emulated(found["vm"])
             told.append(
-                f"{_time(found['vm'])} in a virtual machine of {group.image} and {_time(found['ct'])} in its "
-                f"container, {units.times(ratio.estimate)} ({span(ratio, units.times)})"
+                f"{_time(found['vm'])} in a virtual machine of {group.subject} and "
+                f"{_time(found['ct'])} in its container, {units.times(ratio.estimate)} "
+                f"({span(ratio, units.times)})"
             )
     words = f"From request to first reply it took {'; '.join(told)}{emulated}."
     return [words, *_process_sentence(commands)] if told else _process_sentence(commands)
@@ -80,7 +81,7 @@ def _process_sentence(commands: Sequence[Group]) -> list[str]:
             extra = found["ct"].median.estimate - found["process"].median.estimate
             return [
                 "A container is not just a process: namespaces, mounts and limits made the same "
-                f"{group.image} "
+                f"{group.subject} "
                 f"command take {_time(found['ct'])} instead of {_time(found['process'])}, "
                 f"{units.seconds(abs(extra))} {'more' if extra >= 0 else 'less'}."
             ]
@@ -96,11 +97,11 @@ def _phase_sentence(commands: Sequence[Group]) -> list[str]:
             share = longest.median_s / found[-1].end_s
             return [
                 f"Most of the machine's time went to “{longest.words}” ({longest.interval}): "
-                f"{units.seconds(longest.median_s)}, {share:.0%} of a {group.image} start; a container has "
+                f"{units.seconds(longest.median_s)}, {share:.0%} of a {group.subject} start; a container has "
                 "no such phase."
                 if longest.last in ("t4", "t5", "t6")
                 else f"The machine's longest phase was “{longest.words}” ({longest.interval}): "
-                f"{units.seconds(longest.median_s)}, {share:.0%} of a {group.image} start."
+                f"{units.seconds(longest.median_s)}, {share:.0%} of a {group.subject} start."
             ]
     return []
 
@@ -110,7 +111,7 @@ def _boot_sentence(boots: Sequence[Group]) -> list[str]:
         found = medians_by_target(summaries(group, start_time, "vm"))
         if "vm" in found:
             return [
-                f"A full boot of {group.image}, systemd up to sshd's first byte, took {_time(found['vm'])}"
+                f"A full boot of {group.subject}, systemd up to sshd's first byte, took {_time(found['vm'])}"
                 f"{_emulated(found['vm'])}."
             ]
     return []
@@ -126,7 +127,8 @@ def _one_more_sentence(memories: Sequence[Group], disks: Sequence[Group]) -> lis
         found = medians_by_target(summaries(disk, named("unique_bytes"), "ct")) if disk else {}
         vm, ct = (_disk_words(found, target) for target in ("vm", "ct"))
         return [
-            f"One more idle {group.image} machine took {held[0]}{vm}; one more container took {held[1]}{ct}."
+            f"One more idle {group.subject} machine took {held[0]}{vm}; "
+            f"one more container took {held[1]}{ct}."
         ]
     return []
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.sample import load, results_file
-from reports import claimed
+from reports import claimed, pdf
 from reports.flat import csv_text
 from reports.markdown import markdown
 from reports.notebook import notebook
@@ -22,6 +22,7 @@ NAMES = {
     "csv": "results.csv",
     "ipynb": "results.ipynb",
     "svg": "answer.svg",
+    "pdf": "report.pdf",
 }
 
 
@@ -60,8 +61,10 @@ def _campaign(folder: Path) -> dict[str, Any] | None:
 
 
 def build(results: Path | Sequence[Path], out: Path, formats: Sequence[str]) -> list[Path]:
-    """Write the report of one results file, or of several compared; the paths written, in the formats'
-    order."""
+    """Write the report of one results file, or of several compared; the paths written, in the formats' order.
+
+    Raises NotFound and BadData; with pdf also OSError and SubprocessError where no browser prints.
+    """
     source = read([results] if isinstance(results, Path) else results)
     out.mkdir(parents=True, exist_ok=True)
     made = page(source)
@@ -72,7 +75,12 @@ def build(results: Path | Sequence[Path], out: Path, formats: Sequence[str]) -> 
         "ipynb": notebook,
         "svg": lambda: picture(made),
     }
-    return [_write(out / NAMES[one], writers[one]()) for one in formats]
+    return [
+        pdf.write(render(made), out / NAMES[one])
+        if one == "pdf"
+        else _write(out / NAMES[one], writers[one]())
+        for one in formats
+    ]
 
 
 def _write(path: Path, words: str) -> Path:

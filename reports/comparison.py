@@ -75,7 +75,7 @@ def _of_group(name: str, group: Group, what: str, read: Reading) -> list[Across]
     for summary in summaries(group, read, reference):
         if summary.ratio is not None and not _nan(summary.ratio):
             mode = f" {group.mode}" if group.mode == "boot" else ""
-            label = f"{what}{mode}, {group.image}: {summary.series.target} / {reference}"
+            label = f"{what}{mode}, {group.subject}: {summary.series.target} / {reference}"
             under = summary.series.accelerator or ""
             made.append(Across(label, name, under.upper(), summary.ratio, summary.n))
     return made

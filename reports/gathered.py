@@ -1,4 +1,4 @@
-"""Samples put together for telling: one group an image and mode, in it one series a target and
+"""Samples put together for telling: one group an image, mode and condition, in it one series a target and
 accelerator."""
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from bench.core.sample import Sample
 from reports import palette
 
 START_MODES = ("command", "boot")
+COLD = "cold cache"
+_COLD_EXPERIMENT = "cold-start"
+# How many instances there were is a value of each sample, not a condition of all.
+_NO_CONDITION = ("instances=",)
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,24 @@ class Series:
 
 @dataclass(frozen=True)
 class Group:
-    """What may be compared: one mode, one image, one host, every target."""
+    """What may be compared: one mode, one image, one condition (a plan's parameters), one host, every
+    target.
+    """
 
     mode: str
     image: str
     series: tuple[Series, ...]
+    condition: str = ""
+
+    @property
+    def subject(self) -> str:
+        """The image, with the condition that it was started under."""
+        return f"{self.image} ({self.condition})" if self.condition else self.image
 
     @property
     def slug(self) -> str:
         """A name that can stand in an HTML id."""
-        return re.sub(r"[^a-z0-9]+", "-", f"{self.mode}-{self.image}".lower()).strip("-") or "group"
+        return re.sub(r"[^a-z0-9]+", "-", f"{self.mode}-{self.subject}".lower()).strip("-") or "group"
 
     def find(self, target: str) -> Series | None:
         """The target's series with the most good samples (two accelerators may stand side by side)."""
@@ -66,15 +78,29 @@ class Group:
 
 
 def groups(samples: Iterable[Sample], modes: Sequence[str]) -> list[Group]:
-    """One group for each mode and image that was tried, modes in the order asked, images by name."""
-    found: dict[tuple[str, str], dict[tuple[str, str | None], list[Sample]]] = defaultdict(
+    """One group for each mode, image and condition that was tried: modes in the order asked, images by name,
+    plain starts before those under a condition."""
+    found: dict[tuple[str, str, str], dict[tuple[str, str | None], list[Sample]]] = defaultdict(
         lambda: defaultdict(list)
     )
     for sample in samples:
         if sample.mode in modes and not sample.warmup and sample.status != "skipped":
-            found[sample.mode, sample.image][sample.target, sample.accelerator].append(sample)
-    made = [Group(mode, image, _series(each)) for (mode, image), each in found.items()]
-    return sorted(made, key=lambda group: (modes.index(group.mode), group.image != "tiny", group.image))
+            key = (sample.mode, sample.image, condition(sample))
+            found[key][sample.target, sample.accelerator].append(sample)
+    made = [Group(mode, image, _series(each), under) for (mode, image, under), each in found.items()]
+    return sorted(
+        made, key=lambda one: (modes.index(one.mode), one.image != "tiny", one.image, one.condition)
+    )
+
+
+def condition(sample: Sample) -> str:
+    """The parameters in a cell's name that change what is measured; samples of two conditions are never one
+    series."""
+    if sample.experiment == _COLD_EXPERIMENT:
+        return COLD
+    _, found, rest = sample.cell.partition(f"/{sample.mode}/{sample.image},")
+    told = rest.rpartition("/")[0].split(",") if found else []
+    return ", ".join(one for one in told if not one.startswith(_NO_CONDITION))
 
 
 def _series(found: dict[tuple[str, str | None], list[Sample]]) -> tuple[Series, ...]:

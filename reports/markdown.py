@@ -50,6 +50,10 @@ def _part(part: Part) -> Iterator[str]:
         head = (part.content.label, *part.content.columns, "ratio")
         steps = [(step.name, step.first, step.second, step.ratio) for step in part.content.steps]
         yield from [f"### {_text(part.content.title)}", "", *_table(head, steps), ""]
+    elif part.kind == "practice":
+        for level in part.content:
+            asked = [*level.questions, *(f"{name}: {words}" for name, words in level.data)]
+            yield from [f"### {_text(level.name)}", "", *(f"- {_text(words)}" for words in asked), ""]
     elif part.kind == "cards":
         rows = [(card.id, card.title, card.verdict, card.reason) for card in part.content]
         yield from [*_table(("claim", "statement", "verdict", "why"), rows), ""]

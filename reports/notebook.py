@@ -23,6 +23,15 @@ samples = [json.loads(line) for line in Path("results.jsonl").read_text().splitl
 samples = [one for one in samples if one.get("record", "sample") == "sample"]
 good = [one for one in samples if one["status"] == "ok" and not one["warmup"]]
 failed = [one for one in samples if one["status"] in ("failed", "timeout")]
+
+def subject(one):
+    '''What is compared: the image, and the parameters or the cold cache that it was started under.'''
+    if one["experiment"] == "cold-start":
+        return one["image"] + " (cold cache)"
+    rest = one["cell"].partition(f"/{one['mode']}/{one['image']},")[2].rpartition("/")[0]
+    told = ", ".join(word for word in rest.split(",") if word and not word.startswith("instances="))
+    return f"{one['image']} ({told})" if told else one["image"]
+
 print(len(samples), "samples,", len(good), "good,", len(failed), "failed")"""
 
 MEDIANS = """def seconds(one, first="t0", last=END):
@@ -33,7 +42,7 @@ def series(mode, image):
     found = defaultdict(dict)
     for one in good:
         value = seconds(one)
-        if one["mode"] == mode and one["image"] == image and value:
+        if one["mode"] == mode and subject(one) == image and value:
             found[one["target"]][one["block"]] = value
     return dict(found)
 
@@ -43,7 +52,7 @@ def interval(values, statistic=statistics.median, resamples=2000, seed=1):
     drawn = sorted(statistic(rng.choices(values, k=len(values))) for _ in range(resamples))
     return statistic(values), drawn[int(0.025 * resamples)], drawn[int(0.975 * resamples)]
 
-starts = sorted({(one["mode"], one["image"]) for one in good if one["mode"] in ("command", "boot")})
+starts = sorted({(one["mode"], subject(one)) for one in good if one["mode"] in ("command", "boot")})
 for mode, image in starts:
     print(f"{image}, {mode} mode, t0 to {END}")
     for target, blocks in sorted(series(mode, image).items()):
@@ -64,7 +73,7 @@ ECDF = """for mode, image in starts:
     plt.figure(figsize=(9, 4))
     for target, blocks in sorted(series(mode, image).items()):
         values = sorted(blocks.values())
-        lost = [o for o in failed if (o["mode"], o["image"], o["target"]) == (mode, image, target)]
+        lost = [o for o in failed if (o["mode"], subject(o), o["target"]) == (mode, image, target)]
         tries = len(values) + len(lost)
         plt.step(values, [(i + 1) / tries for i in range(len(values))], where="post", label=target)
     plt.xscale("log")
@@ -78,7 +87,7 @@ PHASES = """for mode, image in starts:
     plt.figure(figsize=(9, 3))
     names = sorted(series(mode, image))
     for place, target in enumerate(names):
-        runs = [o["edges_ns"] for o in good if (o["mode"], o["image"], o["target"]) == (mode, image, target)]
+        runs = [o["edges_ns"] for o in good if (o["mode"], subject(o), o["target"]) == (mode, image, target)]
         edges = [e for e in (f"t{i}" for i in range(10)) if all(e in run for run in runs)]
         at = [statistics.median(run[e] for run in runs) / 1e9 for e in edges]
         for left, right, name in zip(at, at[1:], edges[1:]):
@@ -94,7 +103,7 @@ SIZES = """for mode in ("memory", "disk"):
         if one["mode"] == mode:
             for name, value in one["values"].items():
                 if name.endswith("_bytes"):
-                    values[one["image"], one["target"], name].append(value)
+                    values[subject(one), one["target"], name].append(value)
     for (image, target, name), found in sorted(values.items()):
         mebibytes = statistics.median(found) / 2**20
         print(f"{mode:<7} {image:<8} {target:<12} {name:<26} {mebibytes:12.3f} MiB  n={len(found)}")"""
@@ -113,10 +122,56 @@ plt.xlabel("idle instances")
 plt.ylabel("MemAvailable taken, bytes")
 plt.show()"""
 
+KTH = """plt.figure(figsize=(8, 4))
+starts_of = defaultdict(lambda: defaultdict(list))
+for one in good:
+    if "instances" in one["values"] and one["values"].get("start_of_this_s", 0) > 0:
+        label = f"{one['target']}, {subject(one)}"
+        starts_of[label][one["values"]["instances"]].append(one["values"]["start_of_this_s"])
+for label, found in sorted(starts_of.items()):
+    line = [(count, statistics.median(each)) for count, each in sorted(found.items())]
+    print(label, ", ".join(f"k={count:.0f}: {took:.4f} s" for count, took in line))
+    plt.plot(*zip(*line), "o-", label=label)
+plt.yscale("log")
+plt.xlabel("k, instances running with it")
+plt.ylabel("seconds to start the k-th (log scale)")
+plt.legend()
+plt.show()"""
+
+STACK = """kinds = ("all_pss_anon_bytes", "all_pss_shmem_bytes", "all_pss_file_bytes")
+stacks = defaultdict(lambda: defaultdict(list))
+for one in good:
+    if {"instances", "mem_available_drop_bytes", *kinds} <= one["values"].keys():
+        stacks[one["target"], subject(one)][one["values"]["instances"]].append(one["values"])
+for (target, image), found in sorted(stacks.items()):
+    counts = sorted(found)
+    rows = [[statistics.median(v[kind] for v in found[n]) for n in counts] for kind in kinds]
+    drops = [statistics.median(v["mem_available_drop_bytes"] for v in found[n]) for n in counts]
+    rows.append([max(drop - sum(held), 0) for drop, *held in zip(drops, *rows)])
+    plt.figure(figsize=(6, 3))
+    plt.stackplot(counts, rows, labels=("anonymous", "shared memory", "mapped files", "the rest"))
+    plt.title(f"{target}, {image}")
+    plt.xlabel("idle instances, N")
+    plt.ylabel("bytes")
+    plt.legend(loc="upper left")
+    plt.show()"""
+
+WORK = """works = defaultdict(lambda: defaultdict(dict))
+for one in good:
+    for name, value in one["values"].items():
+        if one["mode"] == "workload" and name.endswith("_s") and value > 0:
+            works[one["experiment"], name][one["target"]][one["block"]] = value
+for (experiment, name), found in sorted(works.items()):
+    for target, blocks in sorted(found.items()):
+        base = found.get("process", {})
+        ratios = [value / base[block] for block, value in blocks.items() if block in base]
+        if target != "process" and ratios:
+            print(f"{experiment} {name}: {target} {statistics.median(ratios):.3g} times the process")"""
+
 ORDER = """plt.figure(figsize=(9, 3))
 middle = {(m, i, t): statistics.median(b.values()) for m, i in starts for t, b in series(m, i).items()}
 for (mode, image, target), of in middle.items():
-    runs = [o for o in good if (o["mode"], o["image"], o["target"]) == (mode, image, target) and seconds(o)]
+    runs = [o for o in good if (o["mode"], subject(o), o["target"]) == (mode, image, target) and seconds(o)]
     plt.plot([o["began_unix_s"] for o in runs], [seconds(o) / of for o in runs], ".", label=target)
 plt.yscale("log")
 plt.xlabel("unix seconds")
@@ -131,6 +186,9 @@ CHAPTERS = (
     ("## Phases", PHASES),
     ("## Memory and disk", SIZES),
     ("## What one more instance takes", SLOPE),
+    ("## Memory by kind over N", STACK),
+    ("## The start of the k-th instance", KTH),
+    ("## Work, as a multiple of the plain process's time", WORK),
     ("## Run order", ORDER),
 )
 

@@ -14,7 +14,9 @@ from reports import palette, units
 from reports.appendix import appendix_sections, when
 from reports.claimed import claims_sections
 from reports.comparison import Set, comparison_section, sets
+from reports.gathered import COLD, condition
 from reports.play import play_section
+from reports.practice import practice_section
 from reports.sections import Section, results_sections
 from reports.svg import Svg, standalone
 
@@ -64,6 +66,8 @@ def page(source: Source) -> Page:
     told = [comparison_section(compared), *(results_sections(samples) if good else []), play_section(samples)]
     chapters = [section for section in told if section] + claims_sections(source.verdicts)
     whole = [sample for one in compared for sample in one.samples]
+    practice = practice_section({*(one.id for one in chapters), *(["cold"] if _has_cold(samples) else [])})
+    chapters += [practice] if practice else []
     if whole:
         chapters += appendix_sections(whole, source.campaign or {}, source.file_sha256)
     return Page(
@@ -76,6 +80,10 @@ def page(source: Source) -> Page:
         empty="This results file holds no samples yet. Run vmm bench run demo, then build this page again.",
         footer=FOOTER,
     )
+
+
+def _has_cold(samples: Sequence[Sample]) -> bool:
+    return any(condition(sample) == COLD for sample in samples)
 
 
 def _kicker(samples: Sequence[Sample]) -> str:

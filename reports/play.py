@@ -1,5 +1,5 @@
-"""What moves: the end point of a start, and the number of instances. Tables first; a slider only points into
-them."""
+"""What moves: the end point of a start, a cold or a warm cache, and the number of instances. Tables first; a
+control only points into them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from bench.core.sample import Sample
 from reports import units
 from reports.figures.slope import Slope, slopes
-from reports.gathered import START_MODES, Group, groups, times_s
+from reports.gathered import COLD, START_MODES, Group, groups, times_s
 from reports.phases import EDGE_WORDS
 from reports.sections import Part, Section
 
@@ -44,7 +44,9 @@ class Slider:
 
 def play_section(samples: Sequence[Sample]) -> Section | None:
     """The chapter of all sliders that these samples allow."""
-    made = [_end_points(group) for group in groups(samples, START_MODES)]
+    starts = groups(samples, START_MODES)
+    made = [_cold_or_warm(group, starts) for group in starts if group.condition == COLD]
+    made += [_end_points(group) for group in starts]
     made += [_instances(group) for group in groups(samples, ["memory"])]
     sliders = [slider for slider in made if slider]
     if not sliders:
@@ -75,13 +77,45 @@ def _end_points(group: Group) -> Slider | None:
         return None
     return Slider(
         f"end-{group.slug}",
-        f"The end point: {group.image}, {group.mode} mode",
+        f"The end point: {group.subject}, {group.mode} mode",
         "end of the interval that begins at t0",
         (machine.label, container.label),
         (machine.css, container.css),
         tuple(steps),
         f"Medians from the request to each edge, n = {len(machine.good())} and {len(container.good())}.",
     )
+
+
+def _cold_or_warm(cold: Group, starts: Sequence[Group]) -> Slider | None:
+    """The same start with its files in the page cache and with an empty one."""
+    same = (one for one in starts if (one.mode, one.image) == (cold.mode, cold.image) and not one.condition)
+    warm = next(same, cold)
+    machine, container = cold.find("vm"), cold.find("ct")
+    found = [_of_cache("warm: the files are in memory", warm), _of_cache("cold: they come from disk", cold)]
+    steps = tuple(step for step in found if step)
+    if warm is cold or len(steps) < 2 or not machine or not container:
+        return None
+    runs = sorted(
+        len(one.good()) for group in (warm, cold) for one in (group.find("vm"), group.find("ct")) if one
+    )
+    return Slider(
+        f"cache-{warm.slug}",
+        f"Cold or warm: {warm.image}, {warm.mode} mode",
+        "page cache",
+        (machine.label, container.label),
+        (machine.css, container.css),
+        steps,
+        f"Medians of t0 → t8, n = {runs[0]} to {runs[-1]}. Cold: all caches were dropped before each "
+        "start, so image, programs and libraries came from the disk.",
+    )
+
+
+def _of_cache(name: str, group: Group) -> Step | None:
+    series = [group.find(target) for target in ("vm", "ct")]
+    above, below = (_median(times_s(one.good())) if one else None for one in series)
+    if above is None or below is None:
+        return None
+    return Step(name, units.seconds(above), units.seconds(below), units.times(above / below))
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -98,7 +132,7 @@ def _instances(group: Group) -> Slider | None:
     steps = tuple(_of_instances(machine, container, count, most) for count in COUNTS)
     return Slider(
         f"instances-{group.slug}",
-        f"The number of instances: {group.image}, idle",
+        f"The number of instances: {group.subject}, idle",
         "number of idle instances",
         (machine.label, container.label),
         (machine.css, container.css),

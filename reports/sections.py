@@ -10,6 +10,7 @@ from bench.core.sample import Sample
 from reports import units
 from reports.answers import answer
 from reports.figures.cost import cost_figure
+from reports.figures.density import capacity_figure, kth_figure
 from reports.figures.ecdf import start_figure
 from reports.figures.figure import Figure
 from reports.figures.heat import heat_figure
@@ -17,6 +18,7 @@ from reports.figures.measures import DISK, MEMORY, measures_figure
 from reports.figures.order import order_figure
 from reports.figures.race import race_figure
 from reports.figures.slope import slope_figure
+from reports.figures.stack import stack_figure
 from reports.figures.timeline import timeline_figure
 from reports.gathered import START_MODES, groups
 from reports.summaries import named, start_time
@@ -50,6 +52,7 @@ def results_sections(samples: Sequence[Sample]) -> list[Section]:
         _start(samples),
         _phases(samples),
         _memory(samples),
+        _density(samples),
         _disk(samples),
         _work(samples),
         _drift(samples),
@@ -69,9 +72,9 @@ def _answer(samples: Sequence[Sample]) -> Section | None:
 def _start(samples: Sequence[Sample]) -> Section | None:
     parts: list[Part] = []
     for group in groups(samples, START_MODES):
-        what = f"Interval t0 → t8 of {group.image}, {group.mode} mode."
+        what = f"Interval t0 → t8 of {group.subject}, {group.mode} mode."
         table = medians(group, start_time, units.seconds, what)
-        title = f"Medians: {group.image}, {group.mode} mode"
+        title = f"Medians: {group.subject}, {group.mode} mode"
         parts += [*_figures([start_figure(group)]), *_tables(table, title)]
     words = (
         "Command mode starts an instance to run one command and ends when the command's first correct reply "
@@ -106,7 +109,8 @@ def _memory(samples: Sequence[Sample]) -> Section | None:
             [measures_figure(group, MEMORY, "Memory of one idle instance", caption), slope_figure(group)]
         )
         parts += _tables(
-            medians(group, named("pss_bytes"), units.size, "PSS of one idle instance."), f"PSS: {group.image}"
+            medians(group, named("pss_bytes"), units.size, "PSS of one idle instance."),
+            f"PSS: {group.subject}",
         )
     words = (
         "No single number is the memory of an instance. RSS counts shared pages in full, USS not at all, "
@@ -115,6 +119,18 @@ def _memory(samples: Sequence[Sample]) -> Section | None:
         "ceiling.",
     )
     return Section("memory", "Memory", "What an idle instance holds", words, tuple(parts)) if parts else None
+
+
+def _density(samples: Sequence[Sample]) -> Section | None:
+    parts: list[Part] = []
+    for group in groups(samples, ["memory", "workload"]):
+        parts += _figures([stack_figure(group), kth_figure(group), capacity_figure(group)])
+    words = (
+        "What one instance holds is not what the hundredth costs: pages are shared, kernel objects are not, "
+        "and every start meets those that are already there. Measured points are drawn solid; what the slope "
+        "says beyond them is hatched, since nobody has seen it here.",
+    )
+    return Section("density", "Density", "How many fit", words, tuple(parts)) if parts else None
 
 
 def _disk(samples: Sequence[Sample]) -> Section | None:

@@ -51,6 +51,21 @@ class Svg:
         """A box; a width that rounds to nothing is drawn half a px wide, so that it is still seen."""
         self.add("rect", css, x=x, y=y, width=max(width, 0.5), height=height, rx=radius or None)
 
+    def hatched(self, x: float, y: float, width: float, height: float, css: str, gap: float = 9) -> None:
+        """A pale box with slanted stripes: what was not measured but extrapolated.
+
+        Each stripe is drawn; a pattern would be looked up by an id, which two drawings of a page would share.
+        """
+        self.rect(x, y, width, height, f"pale {css}")
+        stripes = []
+        for index in range(int((width + height) / gap) + 1):
+            at = index * gap - height
+            start, end = max(at, 0.0), min(at + height, width)
+            if end > start:
+                ends = f"{x + end:.1f} {y + height - (end - at):.1f}"
+                stripes.append(f"M{x + start:.1f} {y + height - (start - at):.1f}L{ends}")
+        self.path("".join(stripes) or "M0 0", "stripe")
+
     def circle(self, x: float, y: float, radius: float, css: str, tip: str = "") -> None:
         """A dot; `tip` shows when a pointer rests on it."""
         place: dict[str, Attribute] = {"class": css or None, "cx": x, "cy": y, "r": radius}

@@ -46,16 +46,41 @@ python_env() { # $1: extras of pyproject.toml
     quietly "pip install" "$venv/bin/pip" install --disable-pip-version-check -e "$top[$1]"
     touch "$stamp"
 }
-guest_helper() {
-    helper="$venv/lib/vmm/vmm-guest"
-    if [ "$helper" -nt "$top/guest/vmm-guest.c" ]; then say "guest helper: up to date"; return; fi
-    say "compiling the guest helper"
+guest_helper() { # $1: the compiler, $2: what its machine is called behind the helper's name
+    helper="$venv/lib/vmm/vmm-guest$2"
+    if [ "$helper" -nt "$top/guest/vmm-guest.c" ]; then say "guest helper$2: up to date"; return; fi
+    say "compiling the guest helper$2"
     mkdir -p "$venv/lib/vmm"
-    quietly "gcc" gcc -static -O2 -Wall -Wextra -Werror -o "$helper.new" "$top/guest/vmm-guest.c"
+    quietly "$1" "$1" -static -O2 -Wall -Wextra -Werror -o "$helper.new" "$top/guest/vmm-guest.c"
     mv "$helper.new" "$helper"
 }
 bytecode() { # an editable install compiles nothing, and where nobody may write, each start would compile anew
     (cd "$top" && "$venv/bin/python" -m compileall -q cli instances vmm containers images bench reports host)
+}
+front_door() { # $1: a command, $2: its module, $3: its function. pip's own script has site read every .pth: 8 ms
+    if [ ${#venv} -gt 100 ] || [ "${venv#* }" != "$venv" ]; then return; fi # the kernel reads no such #! line
+    library=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    cat >"$venv/bin/$1.new" <<END
+#!$venv/bin/python3 -IS
+import sys
+sys.prefix = sys.exec_prefix = "$venv"
+sys.path += ["$library", "$top"]
+from $2 import $3
+sys.exit($3())
+END
+    chmod 755 "$venv/bin/$1.new"
+    mv "$venv/bin/$1.new" "$venv/bin/$1"
+}
+axe_core() { # the accessibility checker that a test runs in the browser; only where npm can fetch it
+    axe="$venv/lib/vmm/axe.min.js"
+    if [ -e "$axe" ]; then say "axe-core: up to date"; return; fi
+    command -v npm >/dev/null || { say "axe-core: npm is not here, its test will be skipped"; return; }
+    say "fetching axe-core"
+    fetched=$(cd "$top/build" && npm pack --silent axe-core@4 2>>"$log") || fail "npm pack axe-core"
+    mkdir -p "$venv/lib/vmm"
+    tar -xzOf "$top/build/$fetched" package/axe.min.js >"$axe.new"
+    mv "$axe.new" "$axe"
+    rm "$top/build/$fetched"
 }
 
 packages "$@"
@@ -64,5 +89,12 @@ case " $* " in
     *" test "*) python_env libvirt,cluster,dev ;;
     *) python_env libvirt,cluster ;;
 esac
-guest_helper
+front_door vmm cli.main entry
+front_door vmm-oci containers.oci.main main
+guest_helper gcc ""
+for cross in aarch64 x86_64; do # machines of other architectures, where their compiler is installed
+    compiler="$(printf %s "$cross" | tr _ -)-linux-gnu-gcc"
+    [ "$(uname -m)" = "$cross" ] || ! command -v "$compiler" >/dev/null || guest_helper "$compiler" "-$cross"
+done
 bytecode
+case " $* " in *" test "*) axe_core ;; esac

@@ -55,9 +55,9 @@ def start_figure(group: Group) -> Figure | None:
     )
     return figure(
         f"ecdf-{group.slug}",
-        f"Every start of {group.image}, {group.mode} mode",
+        f"Every start of {group.subject}, {group.mode} mode",
         caption,
-        lambda width: _draw(lines, width, f"{group.image}, {group.mode} mode"),
+        lambda width: _draw(lines, width, f"{group.subject}, {group.mode} mode"),
         _table(lines),
         emulated,
     )

@@ -56,7 +56,7 @@ def measures_figure(group: Group, measures: Sequence[Measure], title: str, capti
     used = [measure for measure in measures if any(measure.name in row.medians for row in rows)]
     runs = sorted({row.runs for row in rows})
     n = str(runs[0]) if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
-    subject = f"{title}, {group.image}"
+    subject = f"{title}, {group.subject}"
     return figure(
         f"measures-{group.slug}",
         subject,

@@ -35,7 +35,7 @@ def dots(groups: Sequence[Group]) -> list[Dot]:
             times = [(sample, interval_s(sample)) for sample in series.good()]
             known = [time for _, time in times if time and time > 0]
             middle = statistics.median(known) if known else 1.0
-            name = f"{series.label}, {group.image}, {group.mode}"
+            name = f"{series.label}, {group.subject}, {group.mode}"
             made += [
                 Dot(s.began_unix_s, time / middle, name, series.css) for s, time in times if time and time > 0
             ]

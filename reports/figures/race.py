@@ -61,7 +61,7 @@ def race_figure(group: Group) -> Figure | None:
     )
     return figure(
         f"race-{group.slug}",
-        f"The race: {group.image}, {group.mode} mode",
+        f"The race: {group.subject}, {group.mode} mode",
         caption,
         lambda width: draw(lanes, width),
         Table(("target", "first reply"), tuple((one.label, units.seconds(one.reply_s)) for one in lanes)),

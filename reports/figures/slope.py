@@ -53,15 +53,15 @@ def slope_figure(group: Group) -> Figure | None:
     n = str(runs[0]) if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
     most = max(count for line in lines for count, _ in line.points)
     caption = (
-        f"Drop of the host's MemAvailable with N idle instances of {group.image} running, N up to "
+        f"Drop of the host's MemAvailable with N idle instances of {group.subject} running, N up to "
         f"{most:.0f}, "
         f"n = {n} readings a target. The slope is what one more instance costs, shared pages and kernel "
         "memory "
         "counted once; 95 % intervals (Student) in the table."
     )
-    title = f"What one more instance takes: {group.image}"
+    title = f"What one more instance takes: {group.subject}"
     return figure(
-        f"slope-{group.slug}", title, caption, lambda width: _draw(lines, width, group.image), _table(lines)
+        f"slope-{group.slug}", title, caption, lambda width: _draw(lines, width, group.subject), _table(lines)
     )
 
 
@@ -73,7 +73,7 @@ def _draw(lines: Sequence[Slope], width: float, image: str) -> Svg:
     x = scales.linear_scale(most * 1.02, left, right)
     y = scales.linear_scale(reach * 1.06, bottom, top)
     svg = Svg(width, bottom + 46 + (len(lines) * 22 if narrow else 0), _alt(lines, image), "slope")
-    y_axis(svg, y, _binary(reach), left, right, "memory taken from the host")
+    y_axis(svg, y, binary(reach), left, right, "memory taken from the host")
     x_axis(svg, x, COUNT, top, bottom, "idle instances, N")
     for index, line in enumerate(lines):
         _line(svg, line, x, y)
@@ -129,7 +129,7 @@ def _words(line: Slope) -> str:
     return f"{line.label}  {units.size(slope.estimate)} each"
 
 
-def _binary(reach: float) -> scales.Quantity:
+def binary(reach: float) -> scales.Quantity:
     """Ticks in one unit throughout, the largest that the drawing fills at least three times."""
     power = next(power for power in (3, 2, 1, 0) if reach >= 3 * 1024.0**power or power == 0)
     unit, name = 1024.0**power, ("B", "KiB", "MiB", "GiB")[power]

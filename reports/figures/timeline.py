@@ -59,9 +59,9 @@ def timeline_figure(group: Group) -> Figure | None:
     )
     return figure(
         f"timeline-{group.slug}",
-        f"Where the time goes: {group.image}, {group.mode} mode",
+        f"Where the time goes: {group.subject}, {group.mode} mode",
         caption,
-        lambda width: _draw(bars, width, f"{group.image}, {group.mode} mode"),
+        lambda width: _draw(bars, width, f"{group.subject}, {group.mode} mode"),
         _table(bars),
         any(series.emulated for series in group.series),
     )

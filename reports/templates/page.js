@@ -1,6 +1,36 @@
-// Sliders: each points into the table below it, which is all there without JavaScript.
+// Sliders and toggles: each points into the table below it, which is all there without JavaScript.
+function toggle(box, rows, show) {
+  const group = document.createElement('div');
+  group.className = 'toggle';
+  group.setAttribute('role', 'group');
+  group.setAttribute('aria-label', box.dataset.label);
+  const buttons = rows.map((row, index) => {
+    const button = document.createElement('button');
+    button.type = 'button';
+    button.textContent = row.firstElementChild.textContent.split(':')[0];
+    button.addEventListener('click', () => press(index));
+    return button;
+  });
+  const press = index => {
+    buttons.forEach((button, other) => button.setAttribute('aria-pressed', String(other === index)));
+    show(index);
+  };
+  group.append(...buttons);
+  press(0);
+  return group;
+}
 for (const box of document.querySelectorAll('.slider')) {
   const rows = [...box.querySelectorAll('tbody tr')];
+  if (rows.length === 2) {
+    const told = document.createElement('output');
+    const control = toggle(box, rows, at => {
+      rows.forEach((row, index) => row.classList.toggle('here', index === at));
+      const [name, above, below, ratio] = [...rows[at].children].map(cell => cell.textContent);
+      told.textContent = `${ratio}  ${name.split(':')[0]} (${above} over ${below})`;
+    });
+    box.querySelector('.control').append(told, control);
+    continue;
+  }
   const range = document.createElement('input');
   range.type = 'range';
   range.min = '0';

@@ -106,9 +106,28 @@ def memory(rng: random.Random, image: str, runs: int) -> Iterator[dict[str, Any]
         for count in (1, 2, 4, 8):
             for block in range(3):
                 drop = count * PSS[target] * (1 << 20) * 0.92 + rng.gauss(0, 300_000) + 2_000_000
-                values = {"instances": count, "mem_available_drop_bytes": drop}
+                values = {"instances": count, "mem_available_drop_bytes": drop,
+                          "start_of_this_s": TINY_S[target] * rng.lognormvariate(0, 0.1),
+                          "all_pss_anon_bytes": drop * 0.6, "all_pss_shmem_bytes": drop * 0.1,
+                          "all_pss_file_bytes": drop * 0.2}  # fmt: skip
                 where = {"mode": "memory", "image": "tiny", "target": target, "experiment": "memory-slope"}
                 yield sample(**where, block=block, order=count, values=values)
+
+
+def cold(rng: random.Random, runs: int) -> Iterator[dict[str, Any]]:
+    """Starts of tiny from an empty page cache."""
+    for block in range(runs):
+        for order, target in enumerate(("ct", "vm")):
+            changed = {"experiment": "cold-start", "mode": "command", "image": "tiny", "order": order}
+            yield started(rng, target, 0.2 + 1.5 * TINY_S[target], block=block, **changed)
+
+
+def work(rng: random.Random, runs: int) -> Iterator[dict[str, Any]]:
+    """The same work on three targets."""
+    for block in range(runs):
+        for target, factor in (("process", 1.0), ("ct", 1.02), ("vm", 11.0)):
+            values = {"sha256_s": factor * rng.lognormvariate(0, 0.02)}
+            yield sample(mode="workload", experiment="e11-cpu", target=target, block=block, values=values)
 
 
 def disk(rng: random.Random, image: str) -> Iterator[dict[str, Any]]:
@@ -131,6 +150,7 @@ def demo(runs: int = 10, seed: int = 7) -> list[dict[str, Any]]:
     ]
     lines += starts(rng, "boot", "debian", BOOT_S, max(runs // 2, 1))
     lines += [*memory(rng, "tiny", 3), *memory(rng, "debian", 3), *disk(rng, "tiny"), *disk(rng, "debian")]
+    lines += [*cold(rng, 6), *work(rng, 6)]
     lines.append(
         sample(
             target="podman", status="skipped", error="podman is not installed", hint="apt-get install podman"

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import synthetic_results as synthetic
-from capabilities import need
+from capabilities import AXE_CORE, need
 from headless_chromium import Chromium
 
+from bench.claims.book import judged
+from bench.claims.book import write as write_verdicts
+from bench.claims.register import register
+from bench.core.sample import load
 from reports.build import build
 
 HOSTILE = "<img src=x onerror=\"console.error('pwned')\"><script>console.error('pwned')</script>"
@@ -41,8 +45,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 @pytest.fixture(scope="module")
 def demo_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All chapters: what a campaign of all claims leaves."""
     folder = tmp_path_factory.mktemp("demo")
     synthetic.write(folder, synthetic.demo())
+    write_verdicts(folder, judged(register(), load(folder).samples))
     return build(folder, folder, ["html"])[0]
 
 
@@ -63,6 +69,21 @@ def test_every_chart_is_drawn_and_readable(
         assert drawing["text"] >= 11.5
         assert drawing["outside"] == []
     assert browser.value(CONTRAST) >= 4.5
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_axe_core_finds_nothing_serious(browser: Chromium, demo_page: Path, width: int, dark: bool) -> None:
+    need("axe-core")
+    browser.view(width, dark=dark)
+    browser.open(demo_page)
+    browser.value("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    browser.value(AXE_CORE.read_text(encoding="utf-8") + ";0")
+    found = browser.value(
+        "axe.run(document).then(told => told.violations.map(one => "
+        "[one.impact, one.id, one.help, one.nodes.slice(0, 5).map(node => node.html)]))"
+    )
+    assert [one for one in found if one[0] in ("serious", "critical")] == []
 
 
 @pytest.mark.parametrize("width", [720, 940])

@@ -18,10 +18,11 @@ from headless_chromium import Chromium
 from bench.claims.book import judged
 from bench.claims.book import write as write_verdicts
 from bench.claims.register import register
-from bench.core.sample import load
+from bench.core.sample import from_line, load
 from bench.core.stats import median_interval, ratio_interval
 from reports import exercises
 from reports.build import build
+from reports.gathered import groups
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -57,7 +58,7 @@ def test_the_notebook_runs_and_finds_the_same_medians(demo: Path, tmp_path: Path
     times = [
         one.edges_ns["t8"] / 1e9
         for one in good
-        if (one.target, one.image, one.mode) == ("vm", "tiny", "command")
+        if (one.target, one.image, one.mode, one.experiment) == ("vm", "tiny", "command", "start")
     ]
     assert f"vm           n={len(times):<4} {median_interval(times).estimate:.6f} s" in ran.stdout
     assert "MiB an instance" in ran.stdout
@@ -179,13 +180,43 @@ def test_a_slider_points_into_its_table(browser: Chromium, claimed: Path) -> Non
     browser.open(build(claimed, claimed, ["html"])[0])
     assert browser.complaints() == []
     moved = browser.value(
-        "(() => { const box = document.querySelector('.slider'); const range = box.querySelector('input');"
+        "(() => { const box = document.querySelector('#end-command-tiny');"
+        "const range = box.querySelector('input');"
         "range.value = '0'; range.dispatchEvent(new Event('input'));"
         "return [box.querySelector('output').textContent, box.querySelector('tr.here th').textContent] })()"
     )
     assert "t2" in moved[0]
     assert moved[1].startswith("t2")
     assert browser.value("document.querySelectorAll('tr.extrapolated').length") >= 5
+
+
+def test_cold_and_warm_are_a_toggle(browser: Chromium, claimed: Path) -> None:
+    """Pressed, it points at the other row; the table is there without it."""
+    browser.view(1280)
+    browser.open(build(claimed, claimed, ["html"])[0])
+    told = browser.value(
+        "(() => { const box = document.querySelector('#cache-command-tiny');"
+        "const say = () => ['output', 'tr.here th', '[aria-pressed=true]']"
+        ".map(which => box.querySelector(which).textContent);"
+        "const before = say(); box.querySelectorAll('button')[1].click(); return [before, say()] })()"
+    )
+    assert [one[2] for one in told] == ["warm", "cold"]
+    assert [one[1].split(":")[0] for one in told] == ["warm", "cold"]
+    assert told[0][0] != told[1][0]
+
+
+def test_starts_under_two_conditions_are_never_one_series(demo: Path) -> None:
+    """A cold start is slower for another reason: pooled with warm ones it would move their median."""
+    found = groups(load(demo).samples, ["command"])
+    cold = next(one for one in found if one.condition == "cold cache")
+    warm = next(one for one in found if one.image == "tiny" and not one.condition)
+    assert {one.experiment for series in warm.series for one in series.samples} == {"start"}
+    assert {one.experiment for series in cold.series for one in series.samples} == {"cold-start"}
+    ladder = [
+        from_line(synthetic.sample(experiment="e1", cell=f"e1/command/tiny,boot={rung}/vm", target="vm"))
+        for rung in ("pvh", "direct")
+    ]
+    assert [one.subject for one in groups(ladder, ["command"])] == ["tiny (boot=direct)", "tiny (boot=pvh)"]
 
 
 def test_the_answer_alone_is_a_picture_in_light_and_dark(
