@@ -12,6 +12,7 @@ from bench.core.target import Cell, Held, Parts, Target
 SETTLE_S = 2.0
 KIND = {"Pss": "pss_bytes", "Rss": "rss_bytes", "Private_Clean": "uss_bytes", "Private_Dirty": "uss_bytes",
         "Private_Hugetlb": "uss_bytes"}  # fmt: skip
+BACKING = {"Pss_Anon": "anon", "Pss_File": "file", "Pss_Shmem": "shmem"}
 
 
 def memory(target: Target, cell: Cell) -> Parts:
@@ -25,21 +26,39 @@ def slope(target: Target, cell: Cell, settle: Callable[[], None] | None = None) 
     """Start instances one by one and read MemAvailable at 1, 2, 4 ... `instances`: what each costs the host.
 
     It sees page tables, kernel memory and daemons, which no sum over processes does, and every neighbour too.
+    Beside it stand how long the last start took and the processes' PSS by kind (`all_pss_anon_bytes`, ...).
     """
     most = int(cell.param("instances", 8))
     found: list[Parts] = []
+    instances: list[Held] = []
     with contextlib.ExitStack() as stack:
         before = settled_available_bytes()
         for count in range(1, most + 1):
+            began_s = time.monotonic()
             held = stack.enter_context(target.hold(cell))
+            took_s = time.monotonic() - began_s
+            instances.append(held)
             if count & (count - 1) and count != most:
                 continue
             if settle is not None:
                 settle()
             drop = before - settled_available_bytes()
-            values = {"instances": float(count), "mem_available_drop_bytes": float(drop)}
+            values = {"instances": float(count), "mem_available_drop_bytes": float(drop),
+                      "start_of_this_s": took_s, **by_backing(instances)}  # fmt: skip
             found.append(Parts(values=values, accelerator=held.accelerator))
     return tuple(found)
+
+
+def by_backing(instances: Iterable[Held]) -> dict[str, float]:
+    """PSS of all processes of all instances: anonymous, file-backed and shared memory (guest RAM is the
+    latter where it is a memfd or a template).
+    """
+    total = {f"all_pss_{kind}_bytes": 0.0 for kind in BACKING.values()}
+    for pid in set[int]().union(*(held.pids() for held in instances)):
+        for name, size_bytes in _rollup(pid):
+            if name in BACKING:
+                total[f"all_pss_{BACKING[name]}_bytes"] += size_bytes
+    return total
 
 
 def weigh(held: Held) -> dict[str, float]:
@@ -51,14 +70,20 @@ def processes(pids: Iterable[int]) -> dict[str, float]:
     """Sums over processes from /proc/PID/smaps_rollup; one that has just ended counts nothing."""
     total = dict.fromkeys(("pss_bytes", "uss_bytes", "rss_bytes", "host_processes"), 0.0)
     for pid in pids:
-        with contextlib.suppress(OSError):
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-            total["host_processes"] += 1
-            for line in lines:
-                name, _, rest = line.partition(":")
-                if name in KIND:
-                    total[KIND[name]] += int(rest.split()[0]) * 1024
+        found = _rollup(pid)
+        total["host_processes"] += bool(found)
+        for name, size_bytes in found:
+            if name in KIND:
+                total[KIND[name]] += size_bytes
     return total
+
+
+def _rollup(pid: int) -> list[tuple[str, int]]:
+    """The lines of /proc/PID/smaps_rollup in bytes; none of a process that has just ended."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+        return [(name, int(rest.split()[0]) << 10) for name, _, rest in (one.partition(":") for one in lines)]
+    return []
 
 
 def cgroup(folders: Iterable[str]) -> dict[str, float]:
