@@ -47,6 +47,8 @@ class Child(NamedTuple):
     report: int
     joins: tuple[tuple[int, int], ...] = ()
     doors: tuple[int, ...] = ()  # of our cgroups: see host.linux.cgroup.Cgroup.doors
+    porches: tuple[int, ...] = ()  # where the doors will be
+    door: bytes = b""
     wait_for_maps: bool = False
     death_signal: int = 0
     ignored: tuple[int, ...] = ()
@@ -73,6 +75,8 @@ def main(child: Child) -> None:
         progress[:] = JOIN, 0
         for fd in child.doors:
             os.write(fd, b"0")
+        for porch in child.porches:
+            rootfs.enter_cgroup(porch, child.door)
         _perform(child.late_steps, CGROUP, progress)
         progress[:] = TERMINAL, 0
         stdio = _terminal(child)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -82,9 +82,9 @@ def start(
         raise Failure(
             "cannot start the container", why="this process has threads, and clone(2) copies only one"
         )
-    if launch.limits is not None:
+    if launch.limits is not None and launch.maps:
         launch.cgroup.create(launch.limits, launch.devices)
-    with _Ends(launch.plan.joins, launch.cgroup) as ends:
+    with _Ends(launch) as ends:
         child = _child(launch, streams, ends, death_signal)
         edges.mark("t2")
         pid = _clone(launch.plan.clone_flags, ends.joins, child, orphan)
@@ -101,9 +101,12 @@ def start(
 
 
 def _prepare(pid: int, launch: Launch, gate: int, before_go: Callable[[int], None]) -> None:
+    """Our part, while the child makes its mounts: it waits at its gate for what it needs of this."""
     if launch.maps:
         idmap.write(pid, launch.maps)
         _open_gate(gate)
+    elif launch.limits is not None:
+        launch.cgroup.create(launch.limits, launch.devices)
     if launch.cgroup.layout.version == 2:
         launch.cgroup.add(pid)
     _limit_process(pid, launch)
@@ -111,21 +114,29 @@ def _prepare(pid: int, launch: Launch, gate: int, before_go: Callable[[int], Non
 
 
 class _Ends:
-    """The pipes, namespace files and doors of cgroups of one start, closed on every path."""
+    """The pipes, namespace files and porches of cgroups of one start, closed on every path.
 
-    def __init__(self, joins: Sequence[tuple[str, str]], cgroup: Cgroup) -> None:
-        self._joins, self._cgroup = joins, cgroup
+    A mapped user may not open the doors, and a running container has its cgroups: both get the doors open.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
 
     def __enter__(self) -> _Ends:
         self.joins: dict[str, int] = {}
         self.doors: list[int] = []
+        self.porches: list[int] = []
         self.gate_read, self.gate_write = os.pipe2(os.O_CLOEXEC)
         self.report_read, self.report_write = os.pipe2(os.O_CLOEXEC)
         self._childs = [self.gate_read, self.report_write]
         try:
-            for kind, path in self._joins:
+            for kind, path in self._launch.plan.joins:
                 self.joins[kind] = _open_namespace(kind, path)
-            self.doors = self._cgroup.doors()
+            limits, cgroup = self._launch.limits, self._launch.cgroup
+            if limits is None or self._launch.maps:
+                self.doors = cgroup.doors()
+            else:
+                self.porches = cgroup.porches(limits)
         except BaseException:
             self.__exit__()
             raise
@@ -133,11 +144,12 @@ class _Ends:
 
     def close_childs(self) -> None:
         """Close what only the child may hold, or its death would not be an end of file."""
-        for fd in (*self._childs, *self.joins.values(), *self.doors):
+        for fd in (*self._childs, *self.joins.values(), *self.doors, *self.porches):
             os.close(fd)
         self._childs.clear()
         self.joins.clear()
         self.doors.clear()
+        self.porches.clear()
 
     def __exit__(self, *_: object) -> None:
         self.close_childs()
@@ -170,6 +182,8 @@ def _child(launch: Launch, streams: Streams, ends: _Ends, death_signal: int) -> 
         report=ends.report_write,
         joins=tuple((fd, 0) for kind, fd in ends.joins.items() if kind != "pid"),
         doors=tuple(ends.doors),
+        porches=tuple(ends.porches),
+        door=launch.cgroup.door,
         wait_for_maps=launch.maps is not None,
         death_signal=death_signal,
         ignored=_ignored(),

@@ -184,17 +184,21 @@ class Cgroup:
         """
         wanted = settings(self.layout.version, limits) + self._device_rules(devices)
         self.refuse_missing(wanted)
-        names = dict.fromkeys((*DEFAULT_CONTROLLERS, *(one.controller for one in wanted)))
         try:
-            for path in dict.fromkeys(self.directory(name) for name in self.layout.controllers(names)):
-                if path:
-                    self._mkdir(path)
+            for path in self._needed(wanted):
+                self._mkdir(path)
             self.apply(wanted)
             if self.layout.version == 2 and devices:
                 self._filter_devices(devices)
         except BaseException:
             self.remove()
             raise
+
+    def _needed(self, wanted: list[Setting]) -> list[str]:
+        """The directories of the default controllers and of those that are set, memory last."""
+        names = {*DEFAULT_CONTROLLERS, *(one.controller for one in wanted)}
+        paths = {self.directory(name) for name in self.layout.controllers(names)}
+        return [path for path in self._memory_last() if path in paths]
 
     def _filter_devices(self, devices: Sequence[str]) -> None:
         """v2 has no files for this but eBPF, which takes root; a user has only what he may open."""
@@ -303,6 +307,27 @@ class Cgroup:
             except (FileNotFoundError, PermissionError):
                 pass  # a controller that this container does not need, or that is not ours
         return opened
+
+    def porches(self, limits: Limits) -> list[int]:
+        """Descriptors (v1) of the directories in which `create(limits)` makes this group, memory last.
+
+        There the process itself finds the `door`, so that the group can be made while it is on its way.
+        """
+        if self.layout.version != 1:
+            return []
+        return [self._open_parent(os.path.dirname(path)) for path in self._needed(settings(1, limits))]
+
+    @property
+    def door(self) -> bytes:
+        """The file of this group, seen from a porch, through which a process moves itself in."""
+        return os.fsencode(f"{self.name}/tasks")
+
+    def _open_parent(self, parent: str) -> int:
+        try:
+            return os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._mkdir_parent(parent)
+            return os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def pids(self) -> list[int]:
         """The processes in the group, from the first hierarchy that has it."""
