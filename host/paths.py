@@ -45,17 +45,22 @@ def instances_dir(of: Path | None = None) -> Path:
     return (of or home()) / "instances"
 
 
-def guest_helper() -> Path:
+def guest_helper(machine: str = "") -> Path:
     """The static guest helper that `make setup` builds (guest/); `$VMM_GUEST` names another.
 
-    Raises HostUnfit where it was never built.
+    `machine` (uname -m) is another architecture than the host's. Raises HostUnfit where it was never built.
     """
     import sys
 
     given = os.environ.get("VMM_GUEST")
     path = Path(given) if given else Path(sys.prefix, "lib", "vmm", "vmm-guest")
+    hint = "make setup"
+    if machine not in ("", os.uname().machine):
+        path = path.with_name(f"{path.name}-{machine}")
+        cross = f"gcc-{machine.replace('_', '-')}-linux-gnu"
+        hint = f"apt-get install {cross}; make setup builds it where that compiler is"
     if not path.is_file():
         from host.errors import HostUnfit
 
-        raise HostUnfit("cannot find the guest helper", str(path), "it was never built", "make setup")
+        raise HostUnfit("cannot find the guest helper", str(path), "it was never built", hint)
     return path

@@ -16,14 +16,17 @@ from pathlib import Path
 
 from host import commands, records
 from host.errors import BadData, CommandFailed, HostUnfit, NotFound, Usage
+from images import packages
 
 FLAVOURS = {"cloud": "linux-image-cloud-{arch}", "generic": "linux-image-{arch}"}
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True, slots=True)
 class GuestKernel:
-    """A kernel on disk: the compressed image, the ELF inside it (PVH), and its modules where it has some."""
+    """A kernel on disk: the compressed image, the ELF inside it (PVH), and its modules where it has some.
+
+    An arm64 kernel has one form only, the Image, which stands for both.
+    """
 
     version: str
     bzimage: Path
@@ -31,10 +34,13 @@ class GuestKernel:
     modules: Path | None
 
 
-def guest_kernel(home: Path, flavour: str | Path = "cloud", update: bool = False) -> GuestKernel:
+def guest_kernel(
+    home: Path, flavour: str | Path = "cloud", update: bool = False, machine: str = ""
+) -> GuestKernel:
     """The kernel of Debian's package `cloud` or `generic`, downloaded once, or of a file.
 
-    `update` asks apt for a newer one. Raises Usage for another word, NotFound for a missing file, HostUnfit
+    `update` asks apt for a newer one; `machine` (uname -m) is another architecture than the host's.
+    Raises Usage for another word, NotFound for a missing file, HostUnfit
     where apt cannot give the package, BadData for a file that is no kernel.
     """
     if isinstance(flavour, Path):
@@ -42,12 +48,17 @@ def guest_kernel(home: Path, flavour: str | Path = "cloud", update: bool = False
     if flavour not in FLAVOURS:
         raise Usage("unknown guest kernel", repr(flavour), f"known are {', '.join(FLAVOURS)}, or a file")
     folder = home / "cache" / "kernels"
-    current = folder / flavour
+    current = folder / cached_name(flavour, machine)
     if update or not (current / "vmlinux").exists():
-        with records.lock(folder / f".{flavour}.lock", wait_s=900):
+        with records.lock(folder / f".{current.name}.lock", wait_s=900):
             if update or not (current / "vmlinux").exists():
-                _install(folder, flavour, current)
+                _install(folder, flavour, current, machine, packages.apt(home, machine, update))
     return _in(current.resolve())
+
+
+def cached_name(flavour: str, machine: str = "") -> str:
+    """The name of a kernel in the cache: the flavour, and the architecture where it is not the host's."""
+    return flavour if machine in ("", os.uname().machine) else f"{flavour}-{machine}"
 
 
 def _in(folder: Path) -> GuestKernel:
@@ -56,15 +67,15 @@ def _in(folder: Path) -> GuestKernel:
     return GuestKernel(version, folder / "bzimage", folder / "vmlinux", modules if modules.is_dir() else None)
 
 
-def _install(folder: Path, flavour: str, current: Path) -> None:
-    package = _package(FLAVOURS[flavour].format(arch=_debian_architecture()))
+def _install(folder: Path, flavour: str, current: Path, machine: str, apt: tuple[str, ...]) -> None:
+    package = _package(FLAVOURS[flavour].format(arch=packages.debian_architecture(machine)), apt)
     version = package.removeprefix("linux-image-")
     target = folder / (version if version.endswith(f"-{flavour}") else f"{version}-{flavour}")
     _sweep(folder)
     if not (target / "vmlinux").exists():
         with tempfile.TemporaryDirectory(prefix=".half-", dir=folder) as half:
-            _move_into_place(_unpacked(package, Path(half)), target)
-    link = folder / f".{flavour}.{os.getpid()}"
+            _move_into_place(_unpacked(package, Path(half), apt), target)
+    link = folder / f".{current.name}.{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(target.name)
     link.rename(current)
@@ -84,26 +95,14 @@ def _move_into_place(made: Path, target: Path) -> None:
     made.rename(target)
 
 
-def _debian_architecture() -> str:
-    machine = os.uname().machine
-    if machine not in _ARCHITECTURES:
-        raise HostUnfit(
-            "cannot choose a guest kernel",
-            machine,
-            "no kernel package is known for it",
-            "--kernel FILE names one",
-        )
-    return _ARCHITECTURES[machine]
-
-
 _NO_PACKAGE = "apt-get update, and a source for Debian's kernels in /etc/apt; or --kernel FILE"
 
 
-def _package(name: str) -> str:
+def _package(name: str, apt: tuple[str, ...] = ()) -> str:
     """The package with the kernel itself, which the meta package `name` depends on."""
     what = "cannot find the guest kernel's package"
     try:
-        told = commands.run(["apt-cache", "depends", "--important", name], what, timeout_s=60).decode()
+        told = commands.run(["apt-cache", *apt, "depends", "--important", name], what, timeout_s=60).decode()
     except CommandFailed as error:
         raise HostUnfit(what, name, error.log, _NO_PACKAGE) from None
     found = re.search(r"Depends: (linux-image-\d\S*)", told)
@@ -112,21 +111,9 @@ def _package(name: str) -> str:
     return found[1].removesuffix("-unsigned")
 
 
-def _unpacked(package: str, half: Path) -> Path:
+def _unpacked(package: str, half: Path, apt: tuple[str, ...] = ()) -> Path:
     """Download and unpack a kernel package below `half`; the finished folder."""
-    what = "cannot download the guest kernel"
-    # apt would download as the user _apt, who cannot write our private directory
-    argv = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package]
-    try:
-        commands.run(argv, what, timeout_s=600, cwd=half)
-    except CommandFailed as error:
-        raise HostUnfit(what, package, error.log, _NO_PACKAGE) from None
-    archive = next(half.glob("*.deb"), None)
-    if archive is None:
-        raise BadData(what, package, "apt-get download left no package")
-    tree = half / "tree"
-    commands.run(["dpkg-deb", "-x", str(archive), str(tree)], "cannot unpack the guest kernel", timeout_s=300)
-    return _arrange(tree, half / "made")
+    return _arrange(packages.unpacked(package, half, apt), half / "made")
 
 
 def _arrange(tree: Path, made: Path) -> Path:

@@ -9,9 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from host import commands
 from host.errors import BadData
-from images import config as configs
+from images import packages
 from images.pack import pack_tree
 from images.store import Image, Store
 
@@ -32,47 +31,50 @@ _FILES = {
     "etc/os-release": 'ID=tiny\nNAME=tiny\nPRETTY_NAME="tiny (busybox)"\n',
 }
 
+_PLACES = ("bin/busybox", "usr/bin/busybox")
 
-def build(store: Store, progress: Callable[[str], None]) -> Image:
+
+def build(store: Store, progress: Callable[[str], None], machine: str = "") -> Image:
     """Make the image and store it as `tiny:latest`; needs no privilege.
 
-    The same busybox gives the same digest.
+    The same busybox gives the same digest. For another `machine` (uname -m) it is `tiny:MACHINE`.
     """
+    machine = machine or os.uname().machine
     progress("tiny: finding a static busybox")
     with store.using(), tempfile.TemporaryDirectory(prefix="tiny-", dir=store.staging) as half:
         tree = Path(half, "root")
-        busybox = static_busybox(Path(half))
+        busybox = static_busybox(Path(half), packages.apt(store.home, machine))
         progress("tiny: laying out the tree")
         _lay_out(tree, busybox)
         packed = pack_tree(store.blobs, tree, _settle)
         document = {
-            "architecture": configs.host_architecture(),
+            "architecture": packages.debian_architecture(machine),
             "os": "linux",
             "created": "1970-01-01T00:00:00Z",
             "config": {"Cmd": ["/bin/sh"], "Env": [_PATH]},
             "rootfs": {"type": "layers", "diff_ids": [packed.diff_id]},
             "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "vmm image build --base tiny"}],
         }
-        image = store.add(document, [packed.descriptor], "tiny")
+        name = "tiny" if machine == os.uname().machine else f"tiny:{machine}"
+        image = store.add(document, [packed.descriptor], name)
     store.lower_dirs(image)
     progress(f"tiny: {image.digest}")
     return image
 
 
-def static_busybox(scratch: Path) -> Path:
-    """A statically linked busybox: the host's own, else Debian's package unpacked into `scratch`."""
-    for place in ("/bin/busybox", "/usr/bin/busybox"):
-        if _is_static(Path(place)):
-            return Path(place)
-    commands.run(["apt-get", "download", "busybox-static"], "cannot fetch busybox-static", cwd=scratch)
-    packages = list(scratch.glob("busybox-static_*.deb"))
-    if not packages:
-        raise BadData("cannot fetch busybox-static", why="apt-get download left no package")
-    commands.run(["dpkg-deb", "-x", str(packages[0]), str(scratch / "deb")], "cannot unpack busybox-static")
-    for place in ("bin/busybox", "usr/bin/busybox"):
-        if _is_static(scratch / "deb" / place):
-            return scratch / "deb" / place
-    raise BadData("cannot use busybox-static", str(packages[0].name), "it holds no static busybox")
+def static_busybox(scratch: Path, apt: tuple[str, ...] = ()) -> Path:
+    """A statically linked busybox: the host's own, else Debian's package unpacked into `scratch`.
+
+    `apt` are the options of another architecture's apt (`packages.apt`).
+    """
+    for place in () if apt else _PLACES:
+        if _is_static(Path("/", place)):
+            return Path("/", place)
+    tree = packages.unpacked("busybox-static", scratch, apt)
+    for place in _PLACES:
+        if _is_static(tree / place):
+            return tree / place
+    raise BadData("cannot use busybox-static", why="it holds no static busybox")
 
 
 def _is_static(program: Path) -> bool:
@@ -105,8 +107,19 @@ def _lay_out(tree: Path, busybox: Path) -> None:
 
 
 def _applets(busybox: Path) -> list[str]:
+    try:
+        listed = _list_full(busybox)
+    except OSError:  # of another architecture: what this host's knows, as far as the names are in it too
+        with tempfile.TemporaryDirectory(prefix="busybox-") as scratch:
+            listed = _list_full(static_busybox(Path(scratch)))
+        names = set(busybox.read_bytes().split(b"\0"))
+        listed = {path for path in listed if path.rpartition("/")[2].encode() in names}
+    return sorted(listed - {"bin/busybox", "linuxrc"})
+
+
+def _list_full(busybox: Path) -> set[str]:
     done = subprocess.run([busybox, "--list-full"], capture_output=True, text=True, check=True, timeout=30)
-    return sorted(set(done.stdout.split()) - {"bin/busybox", "linuxrc"})
+    return set(done.stdout.split())
 
 
 def _settle(member: tarfile.TarInfo) -> None:

@@ -19,12 +19,13 @@ def store() -> Store:
     return Store(paths.home())
 
 
-def image(name: str) -> Image:
+def image(name: str, machine: str | None = None) -> Image:
     """The image of that name; made or pulled on its first use, with progress on stderr.
 
-    Raises NotFound where neither can be done.
+    `machine` (uname -m) is the architecture asked for. Raises NotFound where neither can be done.
     """
     here = store()
+    name = _for_machine(name, machine)
     try:
         return here.resolve(name)
     except NotFound:
@@ -36,8 +37,17 @@ def image(name: str) -> Image:
         return _pulled(here, name)
 
 
-def image_or_outline(name: str) -> Image:
+def _for_machine(name: str, machine: str | None) -> str:
+    """`tiny:aarch64` of `tiny`: the base image of another architecture has a name of its own."""
+    import os
+
+    foreign = machine not in (None, os.uname().machine)
+    return f"tiny:{machine}" if foreign and name in ("tiny", "tiny:latest") else name
+
+
+def image_or_outline(name: str, machine: str | None = None) -> Image:
     """The image for a plan: one that is not here yet is shown by its name, and nothing is made."""
+    name = _for_machine(name, machine)
     try:
         return store().resolve(name)
     except NotFound as missing:
@@ -47,7 +57,8 @@ def image_or_outline(name: str) -> Image:
 
         if not bases.makes(name) and not reference.parse(name).host:
             raise _unknown(name) from missing
-        return Image(name, "", ImageConfig(cmd=("/bin/sh",)), ("LAYERS",))
+        architecture = {"architecture": "arm64"} if machine == "aarch64" else {}
+        return Image(name, "", ImageConfig(cmd=("/bin/sh",), **architecture), ("LAYERS",))
 
 
 def lower_dirs(image: Image) -> tuple[str, ...]:

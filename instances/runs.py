@@ -27,7 +27,8 @@ def plan(request: RunRequest) -> str:
     """The plan of the instance as text; makes nothing and asks neither for root nor for KVM."""
     from instances import provision
 
-    return kinds.backend(wiring.outline(request, provision.image_or_outline(request.image))).plan()
+    image = provision.image_or_outline(request.image, request.arch)
+    return kinds.backend(wiring.outline(request, image)).plan()
 
 
 def run(request: RunRequest, stdio: Stdio, edges: Edges) -> int:
@@ -87,7 +88,7 @@ def _made(request: RunRequest, edges: Edges) -> Iterator[Instance]:
     edges.mark("t0")
     if request.name is not None:
         _refuse_taken(request.name)
-    image = provision.image(request.image)
+    image = provision.image(request.image, request.arch)
     with contextlib.ExitStack() as owned:
         with registry.claim(request.name) as (identity, name, folder):
             instance = wiring.make(request, image, wiring.identity_of(identity, name))
@@ -148,6 +149,8 @@ def stop(instance: Instance, time_s: float) -> str:
     with registry.held(instance, wait_s=time_s + 30):
         backend = kinds.backend(instance)
         if backend.state() not in kinds.RUNNING:
+            if (stay_down := getattr(backend, "stay_down", None)) is not None:
+                stay_down()
             return ""
         forced = backend.stop(time_s) or ""
         events.happened("stopped", instance.name, instance.kind)

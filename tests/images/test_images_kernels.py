@@ -102,7 +102,7 @@ def test_two_at_once_fetch_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     fetched: list[str] = []
     original = kernels._unpacked
     monkeypatch.setattr(
-        kernels, "_unpacked", lambda package, half: (fetched.append(package), original(package, half))[1]
+        kernels, "_unpacked", lambda package, *more: (fetched.append(package), original(package, *more))[1]
     )
     both = [threading.Thread(target=kernels.guest_kernel, args=(tmp_path, "cloud")) for _ in "12"]
     for one in both:
