@@ -3,6 +3,7 @@ costs."""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,12 +76,18 @@ def _of_series(experiment: str, series: Series, base: Series) -> list[Cell]:
         ratio = paired_ratio(series, base, named(name))
         if ratio is not None:
             shade = sum(ratio.estimate > border for border in SHADES)
-            work = f"{experiment} {name.removesuffix('_s')}".replace("_", " ")
+            work = _work(experiment, name.removesuffix("_s").replace("_", " "))
             told = span(ratio, units.times)
             made.append(
                 Cell(work, series.label, units.times(ratio.estimate), told, shade, len(series.samples))
             )
     return made
+
+
+def _work(experiment: str, name: str) -> str:
+    """What was done, with the experiment; of a claim's probe the claim's number is enough."""
+    claim = re.match(r"C\d+(?=\.)", experiment)
+    return f"{name} ({claim[0]})" if claim else f"{experiment} {name}".replace("_", " ")
 
 
 def _draw(cells: Sequence[Cell], width: float) -> Svg:

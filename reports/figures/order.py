@@ -80,7 +80,8 @@ def _draw(found: Sequence[Dot], width: float) -> Svg:
     y = scales.log_scale([*ratios, 0.7, 1.4], bottom, top, 0.2)
     y_axis(svg, y, NEAR_ONE, left, right, "time / median of its target")
     svg.line(left, y(1), right, y(1), "axis")
-    for tick in scales.linear_ticks(x, int((right - left) / 80)):
+    length_s = found[-1].began_s - began
+    for tick in scales.linear_ticks(x, int((right - left) / 80), 1.0 if length_s < 120 else 60.0):
         svg.text(x(tick), bottom + 17, _clock(tick), "tick", "middle")
     svg.text(right, bottom + 36, "since the first run", "axis-name", "end")
     every = max(1, len(found) // MOST_DOTS)
@@ -94,7 +95,7 @@ def _draw(found: Sequence[Dot], width: float) -> Svg:
 
 
 def _clock(since_s: float) -> str:
-    return f"{since_s:.0f} s" if since_s < 120 else f"{since_s / 60:.0f} min"
+    return f"{since_s:.0f} s" if since_s < 60 else f"{since_s / 60:g} min"
 
 
 def _alt(found: Sequence[Dot]) -> str:

@@ -115,7 +115,7 @@ def _end_labels(svg: Svg, lines: Sequence[Slope], x: scales.Scale, y: scales.Sca
         svg.text(
             left,
             place,
-            f"{line.label}  {units.size(line.bytes_per_instance.estimate)} each",
+            _words(line),
             f"label {line.css}",
         )
         free = place + 20

@@ -198,8 +198,8 @@ def test_a_wide_interval_is_no_equivalence() -> None:
     noise = (0.7, 1.3, 0.8, 1.2, 1.0, 0.9)
     made = []
     for block, value in enumerate(noise):
-        made.append(place(claim, predicate.cell, block, values={"work_s": value}))
-        made.append(place(claim, predicate.base or Where(), block, values={"work_s": 1.0}))
+        made.append(place(claim, predicate.cell, block, values={"hashing_s": value}))
+        made.append(place(claim, predicate.base or Where(), block, values={"hashing_s": 1.0}))
     assert judge(claim, made).word == "undecided"
 
 
