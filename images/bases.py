@@ -18,7 +18,7 @@ def quiet(_line: str) -> None:
 
 
 def build(store: Store, base: str, progress: Progress = quiet) -> Image:
-    """Make the base image `tiny`, `tiny:MACHINE`, `loads`, `debian` or `debian:SUITE` and store it under that name.
+    """Make a base image (`tiny[:MACHINE]`, `loads`, `debian[:SUITE]`) and store it under that name.
 
     `progress` gets one line a step. NotFound for another name; HostUnfit where a program is missing.
     """
@@ -27,7 +27,7 @@ def build(store: Store, base: str, progress: Progress = quiet) -> Image:
         from images import tiny
 
         return tiny.build(store, progress, suite if suite in packages.ARCHITECTURES else "")
-    if name == "loads" and suite in ("", "latest"):
+    if base in ("loads", "loads:latest"):
         from images import loads
 
         return loads.build(store, progress)
@@ -41,6 +41,6 @@ def build(store: Store, base: str, progress: Progress = quiet) -> Image:
 def makes(name: str) -> bool:
     """Whether `build` knows how to make an image of this name, so that its first use may make it."""
     base, _, tag = name.partition(":")
-    if base == "loads":
-        return tag in ("", "latest")
+    if base == "loads" and tag in ("", "latest"):
+        return True
     return (base == "tiny" and tag in _TINY_TAGS) or (base == "debian" and not tag.startswith("sha256"))

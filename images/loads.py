@@ -21,9 +21,10 @@ from images import tiny
 from images.pack import pack_tree
 from images.store import Image, Store
 
-PROGRAMS = {"fio": "usr/bin/fio", "sysbench": "usr/bin/sysbench", "stress-ng": "usr/bin/stress-ng",
-            "iperf3": "usr/bin/iperf3", "sockperf": "usr/bin/sockperf",
-            "rt-tests": "usr/bin/cyclictest"}  # fmt: skip
+PROGRAMS = {
+    "fio": "usr/bin/fio", "sysbench": "usr/bin/sysbench", "stress-ng": "usr/bin/stress-ng",
+    "iperf3": "usr/bin/iperf3", "sockperf": "usr/bin/sockperf",
+}  # fmt: skip
 _WHAT = "cannot make the image loads"
 _HINT = "apt-get update, and Debian's main archive among apt's sources"
 

@@ -228,7 +228,8 @@ class Campaign:
 
     def _look_for_litter(self, turn: Turn, there: leaks.Snapshot) -> tuple[str, ...]:
         left = leaks.end_strays(self._known_children, self._daemons)
-        appeared = leaks.snapshot(self.watched) - there
+        new = leaks.snapshot(self.watched) - there
+        appeared = {one for one in new if not leaks.is_kept(one, self._daemons)}
         self._litter += [(turn.cell.key, turn.block, one) for one in (*left, *sorted(appeared))]
         return ("leak",) if left or any(one.kind in leaks.OURS for one in appeared) else ()
 

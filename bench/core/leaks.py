@@ -79,6 +79,11 @@ def _alive(pids: Iterable[int]) -> list[int]:
     return running
 
 
+def is_kept(litter: Litter, names: Iterable[str]) -> bool:
+    """Whether it is a file of a daemon that is meant to stay."""
+    return litter.kind == "file" and os.path.basename(litter.what) in names
+
+
 def _is_daemon(pid: int, words: tuple[str, ...]) -> bool:
     name = _name(pid) if words else ""
     return any(word in name for word in words)

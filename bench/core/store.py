@@ -17,9 +17,9 @@ from host.errors import InUse, from_os_error
 
 CAMPAIGN = "campaign.json"
 EARLIER = "earlier"
-# Samples of a millisecond would wait longer for the disk than they took: what a power cut can lose is bounded
-# by this, what kill -9 can lose is nothing, since the page cache has it.
-SYNC_EVERY_S = 0.05
+# Every sample is written at once, so kill -9 loses none: the page cache has it. Samples of a millisecond
+# would wait longer for the disk than they took: what a power cut can lose of those is bounded by this.
+SYNC_EVERY_S = 1.0
 
 
 class Sink(Protocol):
@@ -62,7 +62,7 @@ class Store:
             os.ftruncate(self._fd, size - self.dropped_bytes)
 
     def append(self, sample: Sample) -> None:
-        """Write one sample and sync it; on a full disk raises a Failure and leaves the file as it was."""
+        """Write one sample, and sync it (SYNC_EVERY_S); on a full disk a Failure, the file as it was."""
         line = sample.to_json().encode() + b"\n"
         before = os.fstat(self._fd).st_size
         try:

@@ -87,7 +87,8 @@ class Held(Protocol):
 class Target(Protocol):
     """One way to start an image. `run_once`, `hold` and `disk` run in a worker process of their own.
 
-    `daemons` are words in the command lines of processes that a run may start and leave for the next one.
+    `daemons` are words in the command lines of processes that a run may start and leave for the next one, and
+    the names of the files that these keep in the watched folders.
     """
 
     name: str

@@ -15,7 +15,6 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any, NamedTuple, NoReturn
 
 from bench.core import leaks
@@ -74,6 +73,7 @@ def runs(job: Job, count: int, deadline_s: float, grace_s: float = GRACE_S) -> I
 class _Worker:
     def __init__(self, job: Job, count: int) -> None:
         self.is_broken = False
+        self._heard = b""
         self._fd, tell_fd = os.pipe2(os.O_CLOEXEC)
         parent = os.getpid()
         known = leaks.children()
@@ -99,8 +99,7 @@ class _Worker:
             raise
 
     def _read(self, size: int, until_s: float) -> bytes:
-        data = b""
-        while len(data) < size:
+        while len(self._heard) < size:
             left_s = until_s - time.monotonic()
             # The worker's death is watched too: a child of its own may hold the pipe's other end.
             ready = select.select([self._fd, self._pidfd], [], [], max(left_s, 0))[0]
@@ -108,10 +107,11 @@ class _Worker:
                 raise DeadlinePassed("the run did not end")
             if self._fd not in ready:
                 raise _Gone(f"the worker {self._ended()}")
-            chunk = os.read(self._fd, size - len(data))
+            chunk = os.read(self._fd, 1 << 16)
             if not chunk:
                 raise _Gone(f"the worker {self._ended()}")
-            data += chunk
+            self._heard += chunk
+        data, self._heard = self._heard[:size], self._heard[size:]
         return data
 
     def _ended(self) -> str:
@@ -197,7 +197,7 @@ def _do(job: Job, count: int, tell_fd: int) -> None:
     told_s, waiting = time.monotonic(), b""
     for left in reversed(range(count)):
         began_unix_s = time.time()
-        waiting += _frame([began_unix_s, [asdict(parts) for parts in _tried(job)]])
+        waiting += _frame([began_unix_s, [vars(parts) for parts in _tried(job)]])
         if left == 0 or time.monotonic() - told_s > TELL_EVERY_S:
             _tell(tell_fd, waiting)
             told_s, waiting = time.monotonic(), b""

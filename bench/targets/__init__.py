@@ -11,6 +11,7 @@ from bench.core.target import Target
 TARGETS = {
     "process": "bench.targets.process:Process",
     "ct": "bench.targets.ct:Container",
+    "ct-rootless": "bench.targets.ct_rootless:Rootless",
     "vm": "bench.targets.vm:Machine",
     "vm-libvirt": "bench.targets.vm_libvirt:LibvirtMachine",
     "vm-clone": "bench.targets.vm_clone:Clone",

@@ -22,9 +22,8 @@ from host.errors import DeadlinePassed
 
 ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C"}
 HELPER = "/.vmm-guest"
-# What an idle instance does after its marker; both images have sh and sleep.
+# What an idle instance does after its marker; all our images have sh and sleep.
 IDLE = ("sh", "-c", f"echo {MARKER}; exec sleep 86400")
-SPIN = ("sh", "-c", f"echo {MARKER}; while :; do :; done")
 OUTPUT_LIMIT_BYTES = 256 << 10
 Env = Mapping[str, str] | None
 _INIT = re.compile(rb"^vmm-init (\d+)\r?$", re.MULTILINE)
@@ -41,8 +40,9 @@ def under_init(command: Sequence[str]) -> tuple[str, ...]:
 
 
 def resting(cell: Cell) -> tuple[str, ...]:
-    """The command of a held instance: it sleeps, or spins where the cell wants a noisy neighbour."""
-    return SPIN if cell.param("hold", "sleep") == "spin" else IDLE
+    """The command of a held instance: it sleeps; `hold` is a shell line that it runs before (a server)."""
+    before = str(cell.param("hold", ""))
+    return ("sh", "-c", f"{before}\necho {MARKER}; exec sleep 86400") if before else IDLE
 
 
 class Spoken(NamedTuple):

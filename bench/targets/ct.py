@@ -18,7 +18,8 @@ class Container(Ours):
 
     name = "ct"
     kind = "ct"
-    daemons = ("containers.supervisor",)  # one for all detached containers; it ends when it has nothing to do
+    # One process for all detached containers, which ends when it has nothing to do, and its two files.
+    daemons = ("containers.supervisor", "supervisor.bell", "supervisor.lock")
 
     def why_unavailable(self) -> Unavailable | None:
         """Root, or user namespaces."""

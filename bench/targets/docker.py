@@ -39,6 +39,26 @@ class DockerHeld:
         """The whole command that runs one more in it."""
         return ["docker", "-H", self._socket, "exec", self._container, *inside]
 
+    def address(self) -> str:
+        """Its address on docker's bridge."""
+        return self._docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}", self._container)
+
+    def pause(self) -> None:
+        """Freeze it."""
+        self._docker("pause", self._container)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._docker("unpause", self._container)
+
+    def resize(self, memory_bytes: int) -> None:
+        """Another memory limit."""
+        self._docker("update", "--memory", str(memory_bytes), "--memory-swap", "-1", self._container)
+
+    def _docker(self, *words: str) -> str:
+        argv = ["docker", "-H", self._socket, *words]
+        return commands.run(argv, f"cannot docker {words[0]}", timeout_s=60).decode().strip()
+
     def pids(self) -> set[int]:
         """The shim that has the container's id in its command line, and all below."""
         for pid in idle.descendants(self._daemon):
@@ -158,8 +178,12 @@ class Docker:
 
     def run_once(self, cell: Cell) -> Parts:
         """`docker run --rm`, the client's start included, as one types it."""
+        return command.timed(self.whole_argv(cell)[0], cell, Edges())
+
+    def whole_argv(self, cell: Cell, number: int = 0) -> tuple[list[str], dict[str, str]]:
+        """The command line of one of several at once, and its environment."""
         argv = ["docker", "-H", self._socket, "run", "--rm", *_limits(cell), _reference(cell.image)]
-        return command.timed([*argv, *command.inside(cell)], cell, Edges())
+        return [*argv, *command.inside(cell)], dict(command.ENV)
 
     @contextmanager
     def hold(self, cell: Cell) -> Iterator[Held]:
@@ -199,6 +223,14 @@ class Docker:
         with self.provisioned(cell):
             return Parts(values=disk_use.of(disk_use.entries(parents) - before))
 
+    def rebuild(self, cell: Cell) -> Parts:
+        """`docker build` by the classic builder, with all but the last COPY cached."""
+        from bench.targets import imaging
+
+        build = ["docker", "-H", self._socket, "build", "-t", "vmm-bench-rebuild"]
+        env = {**os.environ, "DOCKER_BUILDKIT": "0"}
+        return imaging.rebuild(build, _reference(cell.image), cell, env)
+
     def cleanup(self) -> None:
         """End the daemon and delete all that it had."""
         self._stop()
@@ -227,7 +259,8 @@ def tar_into(image: str, argv: list[str], env: dict[str, str] | None) -> Parts:
 
 
 def _limits(cell: Cell) -> list[str]:
-    return ["--network", str(cell.param("network", "none")), "--memory", str(cell.param("memory", "256M"))]
+    words = ["--network", str(cell.param("network", "none")), "--memory", str(cell.param("memory", "256M"))]
+    return [*words, "--cpus", str(cell.param("cpus", 0))] if cell.param("cpus", 0) else words
 
 
 def _reference(image: str) -> str:

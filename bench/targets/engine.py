@@ -11,7 +11,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from host.edges import Edges
@@ -22,17 +22,23 @@ if TYPE_CHECKING:
     from instances.requests import RunRequest
 
 TELL_FD = 3
+Env = Mapping[str, str] | None
 
 
-def spawn(request: RunRequest, out: int, err: int, tell: int) -> int:
-    """Start the engine's process and return its pid; `tell` gets the report of `report`."""
+def spawn(
+    request: RunRequest, out: int, err: int, tell: int, python: tuple[str, ...] = (), env: Env = None
+) -> int:
+    """Start the engine's process and return its pid; `tell` gets the report of `report`.
+
+    `python` is the command that starts the interpreter, ours in isolated mode where none is given.
+    """
     asked = os.memfd_create("request", os.MFD_CLOEXEC)
     try:
         os.write(asked, pickle.dumps(request))
         os.lseek(asked, 0, os.SEEK_SET)
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((asked, out, err, tell))]
-        argv = [sys.executable, "-I", "-m", "bench.targets.engine"]
-        return os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions)
+        argv = [*(python or (sys.executable, "-I")), "-m", "bench.targets.engine"]
+        return os.posix_spawnp(argv[0], argv, env or os.environ, file_actions=actions)
     finally:
         os.close(asked)
 

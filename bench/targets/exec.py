@@ -27,8 +27,7 @@ class Exec(Process):
     def run_once(self, cell: Cell) -> Parts:
         """One program with all its descriptors on /dev/null."""
         argv = list(cell.command)
-        null = "/dev/null"
-        actions = [(os.POSIX_SPAWN_OPEN, fd, null, os.O_RDWR, 0) for fd in (0, 1, 2)]
+        actions = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
         began_ns = time.monotonic_ns()
         pid = os.posix_spawn(argv[0], argv, command.ENV, file_actions=actions)
         _, raw = os.waitpid(pid, 0)

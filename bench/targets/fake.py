@@ -1,7 +1,8 @@
 """A target that runs nothing: seeded noise, hangs, crashes, garbage and leaks, for tests of the harness.
 
 What it does is in the cell's parameters: `median_s`, `sigma` (of the logarithm), `shift` (a factor), `hang`,
-`crash`, `garbage`, `leak`, `zero`, `fail` (the chance of each, 0..1), `sleep`, `seed`.
+`crash`, `garbage`, `leak`, `zero`, `fail` (the chance of each, 0..1), `leaks` (what: process, mount, cgroup,
+link or file), `sleep`, `seed`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,30 @@ import contextlib
 import os
 import random
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from bench.core.target import Cell, Held, Parts, Unavailable
+from host import paths
+
+
+def _leak(kind: str, name: str) -> None:
+    """Leave one thing behind."""
+    if kind == "process":
+        subprocess.Popen(["sleep", "3600"], start_new_session=True)
+    elif kind == "mount":
+        folder = tempfile.mkdtemp(prefix=name)
+        subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
+    elif kind == "link":
+        subprocess.run(["ip", "link", "add", name[:15], "type", "veth"], check=True)
+    elif kind == "cgroup":
+        next(folder for folder in (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")) if folder.is_dir()
+             ).joinpath(name).mkdir()  # fmt: skip
+    else:
+        paths.ensure(paths.instances_dir()).joinpath(name).touch()
 
 
 class _Idle:
@@ -71,7 +91,7 @@ class Fake:
         if chance.random() < float(cell.param("crash", 0)):
             os.abort()
         if chance.random() < float(cell.param("leak", 0)):
-            subprocess.Popen(["sleep", "3600"], start_new_session=True)
+            _leak(str(cell.param("leaks", "process")), f"vmm-fake-{os.getpid()}")
         if chance.random() < float(cell.param("fail", 0)):
             raise RuntimeError("told to fail")
         if chance.random() < float(cell.param("garbage", 0)):

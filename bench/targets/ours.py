@@ -149,6 +149,26 @@ class Ours:
         finally:
             runs.remove(instance, force=True)
 
+    def disk_slope(self, cell: Cell) -> tuple[Parts, ...]:
+        """What each of `instances` idle ones takes of the disk: the whole home, read along the way."""
+        from bench.targets import disk_use
+
+        start = self._booted_once if cell.param("booted", "") == "once" else self.hold
+        return disk_use.slope(lambda: start(cell), int(cell.param("instances", 100)), self._accelerator)
+
+    @contextmanager
+    def _booted_once(self, cell: Cell) -> Iterator[Instance]:
+        """An instance that has run up to its marker and was stopped: its disk stays as that left it."""
+        from instances import runs
+
+        idle_cell = replace(cell, command=command.resting(cell))
+        request = self.request(idle_cell)._replace(detach=True, rm=False)
+        name = f"{request.name}-{time.monotonic_ns()}"
+        with self._detached(request._replace(name=name), Edges()) as instance:
+            command.await_text(lambda: _logged(instance), MARKER, cell.deadline_s, POLL_S)
+            runs.stop(instance, 1.0)
+            yield instance
+
     @contextmanager
     def provisioned(self, cell: Cell) -> Iterator[Instance]:
         """An instance that was created and is never started."""
@@ -212,6 +232,13 @@ class OurHeld:
 
         return [*vmm_argv(), "exec", self.instance.name, *inside]
 
+    def address(self) -> str:
+        """Its address on the network that it joined; empty where it has none."""
+        from host.linux import net
+
+        leases = net.leases_of(paths.home(), self.instance.name)
+        return str(leases[0].ip) if leases else ""
+
     def pause(self) -> None:
         """Freeze it."""
         from instances import runs
@@ -224,10 +251,28 @@ class OurHeld:
 
         runs.resume(self.instance)
 
+    def snapshot(self) -> dict[str, float]:
+        """Keep its memory and disks, and go back to them."""
+        from bench.targets import moving
+
+        return moving.snapshot(self.instance)
+
+    def move(self) -> dict[str, float]:
+        """Have a second QEMU go on with a copy of it."""
+        from bench.targets import moving
+
+        return moving.move(self.instance)
+
+    def resize(self, memory_bytes: int) -> None:
+        """Another memory limit."""
+        from bench.targets import moving
+
+        moving.resize(self.instance, memory_bytes)
+
     def cgroups(self) -> tuple[str, ...]:
         """The memory cgroups that inspect() names."""
-        found = self._inspected().get("cgroups", ())
-        folders = found.values() if isinstance(found, dict) else found
+        told = self._inspected()
+        folders = told.get("cgroups") or told.get("cgroup") or ()
         return tuple(str(folder) for folder in folders if os.path.exists(f"{folder}/memory.stat"))
 
     def guest_values(self) -> dict[str, float]:
@@ -235,7 +280,7 @@ class OurHeld:
         from instances.kinds import MACHINE
 
         if self.instance.kind != MACHINE:
-            return {"daemon_pss_bytes": idle.processes(_supervisors())["pss_bytes"]}
+            return {"daemon_pss_bytes": idle.processes(supervisors())["pss_bytes"]}
         meminfo = _meminfo(_said_inside(self.instance, ("cat", "/proc/meminfo")))
         used = meminfo.get("MemTotal", 0) - meminfo.get("MemAvailable", 0)
         return {"configured_bytes": float(self._configured_bytes), "guest_used_bytes": float(used),
@@ -331,7 +376,7 @@ def _through_file(write: Callable[[int], object]) -> str:
         os.close(fd)
 
 
-def _supervisors() -> list[int]:
+def supervisors() -> list[int]:
     """The process that serves all detached containers of this home; no container's own."""
     found = []
     for folder in os.listdir("/proc"):

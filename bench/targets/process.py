@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,6 +35,14 @@ class Idle:
         return {}
 
 
+class Here(Idle):
+    """An instance in the host's own network."""
+
+    def address(self) -> str:
+        """Where its servers listen."""
+        return "127.0.0.1"
+
+
 class Process:
     """posix_spawn(3) in a chroot(2)."""
 
@@ -61,7 +71,12 @@ class Process:
             rootfs.mounted(cell.image, devices=True) as root,
             command.running(argv, cell.deadline_s, root=str(root)) as pid,
         ):
-            yield Idle(pid)
+            try:
+                yield Here(pid)
+            finally:
+                for one in idle.descendants(pid) - {pid}:  # no namespace ends what the command began
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(one, signal.SIGTERM)
 
     def disk(self, cell: Cell) -> Parts:
         """A process needs no disk of its own."""

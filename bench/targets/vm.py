@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from bench.core import facts
 from bench.core.target import Cell, Unavailable
 from bench.targets.ours import Ours, home_is_writable
+
+if TYPE_CHECKING:
+    from bench.targets.burst import Burst
 
 
 class Machine(Ours):
@@ -17,8 +22,17 @@ class Machine(Ours):
     driver: str | None = "qemu"
 
     def boot(self, cell: Cell) -> str | None:
-        """A cold boot: without a rung's name, `vmm run` would clone a template."""
-        return super().boot(cell) or ("direct" if cell.mode == "boot" else "microvm")
+        """A cold boot: without a rung's name, `vmm run` would clone a template.
+
+        Work is not measured in a microvm: under emulation its only clock is the timer's tick, 4 ms.
+        """
+        return super().boot(cell) or ("microvm" if cell.mode in ("command", "memory", "disk") else "direct")
+
+    def burst(self, cell: Cell) -> AbstractContextManager[Burst]:
+        """Machines asked for at once."""
+        from bench.targets import burst
+
+        return burst.asked(cell, self.boot(cell))
 
     def why_unavailable(self) -> Unavailable | None:
         """QEMU has to be there; without KVM it emulates."""

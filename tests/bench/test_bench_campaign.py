@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from capabilities import need
 
 from bench.core import sample
 from bench.core.sample import Sample
@@ -98,6 +99,30 @@ def test_a_leak_is_found_told_and_ended(tmp_path: Path) -> None:
     assert len(leaked) == 4
     assert all("sleep 3600" in one["what"] for one in leaked)
     assert not any(os.path.exists(f"/proc/{one['what'].split()[0]}") for one in leaked)
+
+
+@pytest.mark.parametrize(
+    ("kind", "namespaces", "what"),
+    [("mount", "-m", "/vmm-fake-"), ("link", "-n", "veth"), ("cgroup", "-m", "/vmm-fake-"),
+     ("file", "-m", "instances/vmm-fake-")],
+)  # fmt: skip
+def test_what_a_run_leaves_is_found_whatever_it_is(
+    tmp_path: Path, kind: str, namespaces: str, what: str
+) -> None:
+    need("root", "cgroup")
+    plan = _plan(tmp_path, leak=1, leaks=kind, runs=1)
+    out = tmp_path / "out"
+    argv = ["unshare", namespaces, sys.executable, "-m", "cli.main", "bench", "run", plan, "--out", out]
+    subprocess.run([*map(str, argv)], capture_output=True, timeout=60, check=True)
+    leaked = [one for one in json.loads((out / "campaign.json").read_text())["leaks"] if one["kind"] == kind]
+    mine = [one["what"] for one in leaked if what in one["what"] or kind == "link"]
+    if kind == "cgroup":
+        for folder in mine:
+            os.rmdir(folder)
+    assert len(mine) == (
+        8 if kind == "link" else 4
+    )  # warm-up and one run of two targets; a veth has two ends
+    assert {one["cell"].rpartition("/")[2] for one in leaked} == {"fake", "fake-b"}
 
 
 def test_zero_durations_and_one_sample_only_are_reported_without_a_fault(tmp_path: Path) -> None:
@@ -219,8 +244,6 @@ def test_a_second_run_sets_the_first_ones_results_aside(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_the_campaign_with_whole_records_and_a_hint(tmp_path: Path) -> None:
-    from capabilities import need
-
     need("root")
     script = (
         f"mount -t tmpfs -o size=256k none {tmp_path}/small && cd {os.getcwd()} && "

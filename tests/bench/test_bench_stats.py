@@ -151,3 +151,29 @@ def test_the_detectable_difference_is_found_four_times_in_five() -> None:
 
 def test_outliers_are_told_by_place() -> None:
     assert stats.outliers([1.0, 1.1, 0.9, 1.0, 1.05, 9.0]) == [5]
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0, 1.2, 1.1, 5.0, 1.3, 1.15, 1.05], [float(n**2 % 37) for n in range(60)]]
+)
+def test_the_median_interval_is_that_of_scipys_bca_bootstrap(values: list[float]) -> None:
+    theirs = scipy_stats.bootstrap(
+        (np.array(values),), np.median, n_resamples=stats.RESAMPLES, method="BCa",
+        rng=np.random.default_rng(stats.SEED),
+    ).confidence_interval  # fmt: skip
+    assert stats.median_interval(values)[1:] == pytest.approx((theirs.low, theirs.high))
+
+
+def test_the_paired_ratios_interval_is_that_of_scipys_bca_bootstrap() -> None:
+    rng = np.random.default_rng(3)
+    pairs = np.column_stack((rng.lognormal(0.2, 0.1, 40), rng.lognormal(0.0, 0.1, 40)))
+
+    def ratio(top: np.ndarray, base: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(np.median(top, axis=axis) / np.median(base, axis=axis))
+
+    theirs = scipy_stats.bootstrap(
+        (pairs[:, 0], pairs[:, 1]), ratio, n_resamples=stats.RESAMPLES, method="BCa", paired=True,
+        vectorized=True, rng=np.random.default_rng(stats.SEED),
+    ).confidence_interval  # fmt: skip
+    ours = stats.ratio_of_medians([(float(top), float(base)) for top, base in pairs])
+    assert ours[1:] == pytest.approx((theirs.low, theirs.high), rel=0.01)

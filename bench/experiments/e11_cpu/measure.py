@@ -1,23 +1,22 @@
-"""Hashing (pure computing), one-byte reads and writes (system calls), and processes made and ended."""
+"""Computing and memory (sysbench), system calls and processes (stress-ng), for a second each."""
 
 from __future__ import annotations
 
-from bench.core import workload
 from bench.core.target import Cell, Parts, Target
+from bench.experiments import generators
 
-# The same static busybox on every target; sizes keep emulation within seconds.
 WORK = {
-    "hash": (
-        "dd if=/dev/zero bs=64k count=512 2>/dev/null | sha256sum >/dev/null",
-        "hashed_mib",
-        32,
-    ),
-    "syscalls": ("dd if=/dev/zero of=/dev/null bs=1 count=200000 2>/dev/null", "calls", 400_000),
-    "processes": ("i=0; while [ $i -lt 200 ]; do /bin/true; i=$((i+1)); done", "processes", 200),
-}
+    "cpu": ("sysbench cpu --cpu-max-prime=2000 --time=1 run",
+            generators.number(r"events per second: +([\d.]+)", "events_per_second")),
+    "memory": ("sysbench memory --memory-block-size=1M --memory-total-size=1T --time=1 run",
+               generators.number(r"\(([\d.]+) MiB/sec\)", "mib_per_second")),
+    "syscalls": ("stress-ng --null 1 -t 1 --metrics-brief", generators.stress("null", "calls_per_second")),
+    "processes": ("stress-ng --fork 1 -t 1 --metrics-brief",
+                  generators.stress("fork", "processes_per_second")),
+}  # fmt: skip
 
 
 def measure(target: Target, cell: Cell) -> Parts:
-    """The work's seconds and its rate."""
-    body, rate, amount = WORK[str(cell.param("work", "hash"))]
-    return workload.per_second(workload.script(target, cell, body), rate, float(amount))
+    """The generator's rate."""
+    command, read = WORK[str(cell.param("work", "cpu"))]
+    return generators.measured(target, cell, command, read)

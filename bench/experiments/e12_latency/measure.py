@@ -1,4 +1,4 @@
-"""A hundred sleeps of 2 ms while `hogs` busy processes of the host compete."""
+"""sockperf over the loopback inside: two processes that wake each other, while `hogs` of the host compete."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.core import workload
 from bench.core.target import Cell, Parts, Target
+from bench.experiments import generators
 
-SLEEPS, SLEEP_S = 100, 0.002
-BODY = f"i=0; while [ $i -lt {SLEEPS} ]; do usleep {int(SLEEP_S * 1e6)}; i=$((i+1)); done"
+# cyclictest would need real-time rights, which containers do not have.
+COMMAND = (
+    "ip link set lo up 2>/dev/null; sockperf server --tcp -p 7009 >/dev/null 2>&1 & sleep 0.5; "
+    "sockperf ping-pong --tcp -p 7009 -t 1"
+)
 
 
 def measure(target: Target, cell: Cell) -> Parts:
-    """`late_s`: how much longer than asked one sleep took, the loop's own work included."""
+    """How long a process that is spoken to takes to wake up and answer."""
     with _hogs(int(cell.param("hogs", 0))):
-        parts = workload.script(target, cell, BODY)
-    late_s = parts.values.get("work_s", 0.0) / SLEEPS - SLEEP_S
-    return workload.with_values(parts, {"late_s": late_s}) if parts.status == "ok" else parts
+        return generators.measured(target, cell, COMMAND, generators.wake_ups)
 
 
 @contextmanager

@@ -1,21 +1,22 @@
-"""A sequential write with one flush at its end, and small writes that are flushed one by one."""
+"""fio: a sequential write with one flush at its end, small flushed writes, random reads and writes."""
 
 from __future__ import annotations
 
-from bench.core import workload
 from bench.core.target import Cell, Parts, Target
+from bench.experiments import generators
 
+FIO = "mkdir -p /fio && fio --name=job --directory=/fio --output-format=json"
+SECOND = "--time_based --runtime=1 --bs=4k --size=32M"
+DIRECT = "--direct=1 --ioengine=libaio --iodepth=16"
 WORK = {
-    "write": ("dd if=/dev/zero of=/big bs=1M count=64 conv=fsync 2>/dev/null; rm /big",
-              "written_mib", 64),
-    "sync": (
-        "i=0; while [ $i -lt 50 ]; do dd if=/dev/zero of=/small bs=4k count=1 conv=fsync 2>/dev/null; "
-        "i=$((i+1)); done; rm /small", "flushes", 50,
-    ),
-}  # fmt: skip
+    "write": (f"{FIO} --rw=write --bs=1M --size=64M --end_fsync=1 --ioengine=psync", "write"),
+    "sync": (f"{FIO} {SECOND} --rw=write --fsync=1 --ioengine=psync", "write"),
+    "randread": (f"{FIO} {SECOND} {DIRECT} --rw=randread", "read"),
+    "randwrite": (f"{FIO} {SECOND} {DIRECT} --rw=randwrite", "write"),
+}
 
 
 def measure(target: Target, cell: Cell) -> Parts:
-    """The work's seconds and its rate."""
-    body, rate, amount = WORK[str(cell.param("work", "write"))]
-    return workload.per_second(workload.script(target, cell, body), rate, float(amount))
+    """fio's rates and its median latency."""
+    command, way = WORK[str(cell.param("work", "write"))]
+    return generators.measured(target, cell, command, generators.fio(way))

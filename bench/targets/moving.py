@@ -1,0 +1,59 @@
+"""Our instances kept and moved while they run: snapshots, and a live clone as the way to another place."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, cast
+
+from host.errors import Unsupported
+from instances.kinds import MACHINE
+
+if TYPE_CHECKING:
+    from instances.registry import Instance
+    from vmm.machine import Machine
+
+TAG = "bench"
+
+
+def snapshot(instance: Instance) -> dict[str, float]:
+    """`snapshot_s`, `restore_s` and `snapshot_bytes` of a running machine's memory and disks.
+
+    Raises Unsupported for a container: its memory cannot be kept.
+    """
+    from instances import kinds, registry
+    from vmm import snapshots
+
+    if instance.kind != MACHINE:
+        raise Unsupported("cannot keep the memory of a container", hint="vmm commit keeps its files")
+    with registry.held(instance):
+        machine = cast("Machine", kinds.backend(instance))
+        began_s = time.monotonic()
+        snapshots.create(machine, TAG, memory=True)
+        kept_s = time.monotonic()
+        size_bytes = snapshots.listed(machine)[-1].memory_bytes
+        restoring_s = time.monotonic()
+        snapshots.restore(machine, TAG)
+        return {
+            "snapshot_s": kept_s - began_s,
+            "restore_s": time.monotonic() - restoring_s,
+            "snapshot_bytes": float(size_bytes),
+        }
+
+
+def move(instance: Instance) -> dict[str, float]:
+    """`move_s` until a second QEMU runs the machine's copy, `standstill_s` while neither ran."""
+    from instances import cloning, runs
+
+    began_s = time.monotonic()
+    copy, standstill_s = cloning.clone(instance, f"{instance.name}-moved", live=True)
+    try:
+        return {"move_s": time.monotonic() - began_s, "standstill_s": standstill_s}
+    finally:
+        runs.remove(copy, force=True)
+
+
+def resize(instance: Instance, memory_bytes: int) -> None:
+    """Another memory limit while it runs; raises Unsupported where it was not born for that."""
+    from instances import runs
+
+    runs.update(instance, {"memory_bytes": memory_bytes})
