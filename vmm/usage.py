@@ -61,17 +61,32 @@ def memory_cgroups(pid: int) -> list[str]:
 def memory_beyond_guest(pid: int, guest_bytes: int) -> dict[str, int]:
     """Proportional memory of QEMU, split into the guest's RAM mapping and all the rest of the process.
 
-    Source: proc(5) smaps; the guest's RAM is the mapping as large as it.
+    Of the rest, `translated_` is TCG's buffer of translated code and `files_` what is mapped from files: QEMU
+    itself, its libraries, the guest kernel, which all machines share. Source: proc(5) smaps; the guest's RAM
+    is the mapping as large as it, TCG's buffer the one that is both written and executed.
     """
-    guest = rest = size = 0
+    found = {"guest": 0, "translated": 0, "files": 0, "own": 0}
+    size, mapping = 0, ["", ""]
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         word, _, value = line.partition(":")
         if word == "Size":
             size = int(value.split()[0]) << 10
         elif word == "Pss":
-            pss = int(value.split()[0]) << 10
-            guest, rest = (guest + pss, rest) if size == guest_bytes else (guest, rest + pss)
-    return {"guest_pss_bytes": guest, "vmm_pss_bytes": rest}
+            found[_holds(mapping, size, guest_bytes)] += int(value.split()[0]) << 10
+        elif "-" in word:
+            mapping = line.split()
+    rest = found["translated"] + found["files"] + found["own"]
+    names = {name: found[name] for name in ("guest", "translated", "files")}
+    return {f"{name}_pss_bytes": size for name, size in names.items()} | {"vmm_pss_bytes": rest}
+
+
+def _holds(mapping: list[str], size: int, guest_bytes: int) -> str:
+    """What a mapping of QEMU holds; the fields are those of a line of proc(5) maps."""
+    if size == guest_bytes:
+        return "guest"
+    if mapping[1].startswith("rwx"):
+        return "translated"
+    return "files" if mapping[-1].startswith("/") and not mapping[-1].startswith("/dev/") else "own"
 
 
 def block_stats(machine: Machine) -> list[dict[str, int]]:
