@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.core.sample import Sample
+from bench.core.sample import EDGES, Sample
 from reports import units
 from reports.figures.figure import Table
-from reports.phases import EDGE_WORDS
 from reports.sections import Part, Section
 
 METHOD = (
@@ -41,9 +40,7 @@ def appendix_sections(
 
 
 def _method(campaign: Mapping[str, Any]) -> Section:
-    edges = Table(
-        ("edge", "what has happened"), tuple((edge, words) for edge, words in EDGE_WORDS.items()), True
-    )
+    edges = Table(("edge", "what has happened"), tuple((edge, words) for edge, words in EDGES.items()), True)
     parts = [Part("list", METHOD, "The rules"), Part("table", edges, "The edges of a start")]
     command = campaign.get("command_line") or campaign.get("command") or campaign.get("argv")
     if command:

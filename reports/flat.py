@@ -7,8 +7,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from bench.core.sample import Sample
-from reports.phases import EDGES
+from bench.core.sample import EDGES, Sample
 
 _PLAIN = (
     "campaign", "plan_hash", "experiment", "cell", "target", "image", "mode", "accelerator", "block", "order",

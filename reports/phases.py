@@ -7,21 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from bench.core.sample import EDGES
 from reports.gathered import Series
 
-EDGES = ("t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8", "t9")
-EDGE_WORDS = {
-    "t0": "request",
-    "t1": "image and disk ready",
-    "t2": "just before exec of VMM or container init",
-    "t3": "VMM ready",
-    "t4": "first guest output",
-    "t5": "kernel entry (derived)",
-    "t6": "init exec",
-    "t7": "network up",
-    "t8": "first correct reply",
-    "t9": "gone again",
-}
 # A phase is named by the edge that ends it; where an edge was skipped the phase covers its share as well.
 PHASE_WORDS = {
     "t1": "image and disk",

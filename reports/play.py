@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.core.sample import Sample
+from bench.core.sample import EDGES, Sample
+from bench.core.stats import Interval
 from reports import units
 from reports.figures.slope import Slope, slopes
 from reports.gathered import COLD, START_MODES, Group, groups, times_s
-from reports.phases import EDGE_WORDS
 from reports.sections import Part, Section
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -71,7 +71,7 @@ def _end_points(group: Group) -> Slider | None:
         if above is None:
             continue
         ratio = units.times(above / below) if below else "no such edge"
-        name = f"{edge}: {EDGE_WORDS[edge]}"
+        name = f"{edge}: {EDGES[edge]}"
         steps.append(Step(name, units.seconds(above), units.seconds(below) if below else "–", ratio))
     if len(steps) < 2:
         return None
@@ -145,10 +145,14 @@ def _instances(group: Group) -> Slider | None:
 def _of_instances(machine: Slope, container: Slope, count: int, most: float) -> Step:
     vm, ct = machine.bytes_per_instance, container.bytes_per_instance
     beyond = count > most
-    told = [
-        f"{units.size(count * one.estimate)}"
-        + (f" ({units.size(count * one.low)} to {units.size(count * one.high)})" if beyond else "")
-        for one in (vm, ct)
-    ]
-    ratio = units.times(vm.estimate / ct.estimate) if ct.estimate > 0 else "–"
+    told = [_taken(one, count, beyond) for one in (vm, ct)]
+    ratio = units.times(vm.estimate / ct.estimate) if vm.low > 0 and ct.low > 0 else "–"
     return Step(f"{count} instances" if count > 1 else "1 instance", told[0], told[1], ratio, beyond)
+
+
+def _taken(each: Interval, count: int, beyond: bool) -> str:
+    """What `count` instances take; nothing where the host's own noise hides what one does."""
+    if not each.low > 0:
+        return "below the noise"
+    spread = f" ({units.size(count * each.low)} to {units.size(count * each.high)})" if beyond else ""
+    return f"{units.size(count * each.estimate)}{spread}"

@@ -9,10 +9,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.core.sample import Sample
+from bench.core.sample import EDGES, Sample
 from bench.core.stats import Interval
 from bench.core.summary import Row
-from host.edges import NAMES
 
 FORMATS = ("csv", "json", "md", "text")
 
@@ -25,13 +24,13 @@ def to_csv(samples: Iterable[Sample]) -> str:
     values = sorted({name for one in samples for name in one.values})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    edges = [f"{edge}_ns" for edge in NAMES]
+    edges = [f"{edge}_ns" for edge in EDGES]
     writer.writerow([*plain, *edges, *values, "warnings", "host_id", "kernel"])
     for one in samples:
         writer.writerow(
             [
                 *(getattr(one, name) for name in plain),
-                *(one.edges_ns.get(edge, "") for edge in NAMES),
+                *(one.edges_ns.get(edge, "") for edge in EDGES),
                 *(one.values.get(name, "") for name in values),
                 " ".join(one.warnings),
                 one.host.get("id", ""),

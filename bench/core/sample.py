@@ -14,10 +14,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from host.edges import NAMES
 from host.errors import BadData, NotFound
 
 SCHEMA_VERSION = 2
 FILE_NAME = "results.jsonl"
+EDGES = NAMES  # the edges of a start, in order, with what has happened there
 STATUSES = ("ok", "failed", "timeout", "skipped")
 Line = dict[str, Any]
 

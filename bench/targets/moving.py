@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, cast
-
-from host.errors import Unsupported
-from instances.kinds import MACHINE
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from instances.registry import Instance
-    from vmm.machine import Machine
 
 TAG = "bench"
 
@@ -18,26 +14,19 @@ TAG = "bench"
 def snapshot(instance: Instance) -> dict[str, float]:
     """`snapshot_s`, `restore_s` and `snapshot_bytes` of a running machine's memory and disks.
 
-    Raises Unsupported for a container: its memory cannot be kept.
+    Raises Unsupported for a container.
     """
-    from instances import kinds, registry
-    from vmm import snapshots
+    from instances import snapshots
 
-    if instance.kind != MACHINE:
-        raise Unsupported("cannot keep the memory of a container", hint="vmm commit keeps its files")
-    with registry.held(instance):
-        machine = cast("Machine", kinds.backend(instance))
-        began_s = time.monotonic()
-        snapshots.create(machine, TAG, memory=True)
-        kept_s = time.monotonic()
-        size_bytes = snapshots.listed(machine)[-1].memory_bytes
-        restoring_s = time.monotonic()
-        snapshots.restore(machine, TAG)
-        return {
-            "snapshot_s": kept_s - began_s,
-            "restore_s": time.monotonic() - restoring_s,
-            "snapshot_bytes": float(size_bytes),
-        }
+    began_s = time.monotonic()
+    size_bytes = snapshots.keep(instance, TAG, memory=True)
+    kept_s = time.monotonic()
+    snapshots.restore(instance, TAG)
+    return {
+        "snapshot_s": kept_s - began_s,
+        "restore_s": time.monotonic() - kept_s,
+        "snapshot_bytes": float(size_bytes),
+    }
 
 
 def move(instance: Instance) -> dict[str, float]:
