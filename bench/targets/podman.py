@@ -107,8 +107,12 @@ class Podman:
 
     def run_once(self, cell: Cell) -> Parts:
         """`podman run --rm`, as one types it."""
-        words = self._argv("run", "--rm", *self._limits(cell), cell.image, *command.inside(cell))
-        return command.timed(words, cell, Edges(), env=self._env)
+        words, env = self.whole_argv(cell)
+        return command.timed(words, cell, Edges(), env=env)
+
+    def whole_argv(self, cell: Cell, number: int = 0) -> tuple[list[str], dict[str, str]]:
+        """The command line of one of several at once, and its environment."""
+        return self._argv("run", "--rm", *self._limits(cell), cell.image, *command.inside(cell)), self._env
 
     @contextmanager
     def hold(self, cell: Cell) -> Iterator[Held]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from bench.core.target import Cell, Parts
-from bench.targets import command
+from bench.targets import command, crowd
 from bench.targets.ct import Container
 from bench.targets.ours import Ours
 from bench.targets.vm import Machine
@@ -22,12 +23,16 @@ def vmm_argv() -> list[str]:
 
 
 def _whole(target: Ours, cell: Cell, *words: str) -> Parts:
-    request = target.request(cell)
+    argv = _argv(cell, "--name", str(target.request(cell).name), *words)
+    return command.timed(argv, cell, Edges(), env=dict(os.environ))
+
+
+def _argv(cell: Cell, *words: str) -> list[str]:
     network = str(cell.param("network", "none"))
-    argv = [*vmm_argv(), "run", "--rm", "--name", str(request.name), *words]
+    argv = [*vmm_argv(), "run", "--rm", *words]
     if network != "bridge":  # docker's default, and ours for containers
         argv += ["--network", network]
-    return command.timed([*argv, cell.image, *cell.command], cell, Edges(), env=dict(os.environ))
+    return [*argv, cell.image, *cell.command]
 
 
 class RunContainer(Container):
@@ -38,6 +43,14 @@ class RunContainer(Container):
     def run_once(self, cell: Cell) -> Parts:
         """One command, spawn to end."""
         return _whole(self, cell, "--ct")
+
+    def whole_argv(self, cell: Cell, number: int) -> tuple[list[str], dict[str, str]]:
+        """The command line of one of several at once, and its environment."""
+        return _argv(cell, "--ct", "--name", f"{self.request(cell).name}-{number}"), dict(os.environ)
+
+    def crowd(self, cell: Cell) -> AbstractContextManager[crowd.Crowd]:
+        """Many idle ones."""
+        return crowd.made(vmm_argv(), cell)
 
 
 class RunMachine(Clone):
