@@ -55,9 +55,12 @@ class Burst:
 
     def running(self) -> int:
         """How many of them `vmm ls` shows as running."""
+        return len(self._running())
+
+    def _running(self) -> list[str]:
         said = subprocess.run([*vmm_argv(), "ls", "--json"], check=True, capture_output=True).stdout
         shown: list[dict[str, Any]] = json.loads(said)["instances"]
-        return sum(one["state"] == "running" for one in shown if one["name"] in self._started)
+        return [one["name"] for one in shown if one["name"] in self._started and one["state"] == "running"]
 
     def memory(self) -> dict[str, float]:
         """The mean over the machines: PSS in all, and what of it is not the guest's RAM."""
@@ -74,7 +77,7 @@ class Burst:
 
     def _inspected(self) -> list[dict[str, Any]]:
         said = subprocess.run(
-            [*vmm_argv(), "inspect", *self._started], check=True, capture_output=True
+            [*vmm_argv(), "inspect", *self._running()], check=True, capture_output=True
         ).stdout
         found: list[dict[str, Any]] = json.loads(said)["instances"]
         return found
