@@ -45,15 +45,13 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _exec(instance: registry.Instance, args: argparse.Namespace) -> int:
-    from instances.requests import parse_env
-
     if not args.arguments:
         raise Usage("nothing to run", hint=f"vmm exec {args.name} COMMAND, or vmm shell {args.name}")
     if args.tty and args.interactive and not os.isatty(0):
         raise Usage("cannot use -t", why="stdin is not a terminal", hint="leave -t out")
     wanted = ExecRequest(
         argv=tuple(args.arguments),
-        env=tuple(f"{key}={value}" for key, value in parse_env(args.env, dict(os.environ))),
+        env=_variables(args.env),
         cwd=args.workdir,
         user=args.user,
         tty=args.tty,
@@ -63,3 +61,11 @@ def _exec(instance: registry.Instance, args: argparse.Namespace) -> int:
     if args.detach:
         return runs.execute_detached(instance, wanted)
     return runs.execute(instance, wanted, Stdio(tty=args.tty, interactive=args.interactive))
+
+
+def _variables(words: list[str]) -> tuple[str, ...]:
+    if not words:
+        return ()  # and leave alone what only `run` needs
+    from instances.requests import parse_env
+
+    return tuple(f"{key}={value}" for key, value in parse_env(words, dict(os.environ)))

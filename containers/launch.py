@@ -14,15 +14,14 @@ from containers.mounts import describe
 from containers.plan import Plan
 from host.edges import Edges
 from host.errors import Failure, NotFound
-from host.linux import idmap
 from host.linux import syscalls as sc
 from host.linux.cgroup import Cgroup, Limits
-from host.linux.idmap import IdMaps
 
 if TYPE_CHECKING:
     import socket
 
     from containers.terminal import Wish
+    from host.linux.idmap import IdMaps
 
 CANNOT_EXECUTE, NOT_FOUND = 126, 127
 
@@ -103,6 +102,8 @@ def start(
 def _prepare(pid: int, launch: Launch, gate: int, before_go: Callable[[int], None]) -> None:
     """Our part, while the child makes its mounts: it waits at its gate for what it needs of this."""
     if launch.maps:
+        from host.linux import idmap
+
         idmap.write(pid, launch.maps)
         _open_gate(gate)
     elif launch.limits is not None:

@@ -11,7 +11,7 @@ from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, InUse, Unsupported, Usage, WrongState
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from instances import events, kinds, names, registry, wiring
+from instances import events, kinds, names, registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ DETACH_KEYS = b"\x10\x11"  # ctrl-p ctrl-q
 
 def plan(request: RunRequest) -> str:
     """The plan of the instance as text; makes nothing and asks neither for root nor for KVM."""
-    from instances import provision
+    from instances import provision, wiring
 
     image = provision.image_or_outline(request.image, request.arch)
     return kinds.backend(wiring.outline(request, image)).plan()
@@ -83,7 +83,7 @@ def create(request: RunRequest, edges: Edges | None = None) -> Instance:
 @contextlib.contextmanager
 def _made(request: RunRequest, edges: Edges) -> Iterator[Instance]:
     """A new instance on disk, owned by this command as long as the context lasts."""
-    from instances import provision
+    from instances import provision, wiring
 
     edges.mark("t0")
     if request.name is not None:
