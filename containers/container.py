@@ -260,6 +260,16 @@ class Container:
 
         return joining.run(self, request, stdio)
 
+    def exec_detached(self, request: ExecRequest) -> int:
+        """Start another command inside and leave it there; 0, or 126 and 127, told on stderr."""
+        from containers import joining
+
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return joining.run(self, request._replace(detach=True), Stdio(null, null, null))
+        finally:
+            os.close(null)
+
     def start(self, edges: Edges) -> None:
         """Start detached; returns once the command executes. CannotExecute carries 126 or 127."""
         from containers import detached
@@ -271,6 +281,12 @@ class Container:
         from containers import detached
 
         return detached.stop(self, time_s)
+
+    def stay_down(self) -> None:
+        """What has ended stays so: a restart that is due does not come."""
+        from containers import restarts
+
+        restarts.mark_stopped(self)
 
     def kill(self, signal: int) -> None:
         """Send a signal to the command."""
@@ -365,6 +381,12 @@ class Container:
 
         copying.copy_in(self, source, target)
 
+    def copy_volume(self, source: str, target: str) -> None:
+        """Fill the directory `target` with what the image has at `source`; nothing where it has nothing."""
+        from containers import copying
+
+        copying.copy_volume(self, source, target)
+
     def copy_out(self, source: str, target: Path) -> None:
         """Copy a file or directory of the container to the host."""
         from containers import copying
@@ -390,18 +412,9 @@ class Container:
 
         return probing.probe(self)
 
-    def rename(self, folder: Path, run: Path) -> None:
-        """Follow the record to its new name; raises WrongState while it runs, since its cgroup has the old
-        one.
-        """
-        if self.pid() is not None:
-            raise WrongState("cannot rename", self.spec.name, "it is running", "vmm stop it first")
-        if self.run_dir.is_dir():
-            os.rename(self.run_dir, run)
-        self.folder, self.run_dir = folder, run
-
     def inspect(self) -> dict[str, Any]:
         """What is known of it now, beyond its spec."""
+        from containers import restarts
         from host import records
 
         init = runtime.living(self.run_dir)
@@ -411,6 +424,8 @@ class Container:
             "state": self.state(),
             "status": self.status(),
             "oom_killed": self.oom_killed(),
+            "restarts": restarts.count(self),
+            "restart_error": restarts.error(self),
             "pid": init.pid if init else None,
             "cgroup": self.cgroup().directories(),
         }

@@ -100,6 +100,23 @@ def copy_in(container: Container, source: Path, target: str) -> None:
             os.close(into)
 
 
+def copy_volume(container: Container, source: str, target: str) -> None:
+    """Copy a directory of the container that was never started over the empty `target`, owners kept."""
+    with root(container) as root_fd:
+        into = os.open(target, _DIRECTORY)
+        try:
+            found = _directory(root_fd, source)
+            if found is not None:
+                try:
+                    _copy_contents(found, into, os.fstat(found), keep_owner=True)
+                finally:
+                    os.close(found)
+        except OSError as error:
+            raise from_os_error("cannot fill the volume", error, target) from None
+        finally:
+            os.close(into)
+
+
 def _opened(root_fd: int, path: str) -> tuple[int, bytes]:
     """The directory of `path` and the name in it; the last part is not followed."""
     directory, _, name = path.rstrip("/").rpartition("/")
@@ -125,36 +142,45 @@ def _directory(root_fd: int, path: str) -> int | None:
 def _copy(from_dir: int, name: bytes, to_dir: int, as_name: bytes, keep_owner: bool) -> None:
     seen = os.stat(name, dir_fd=from_dir, follow_symlinks=False)
     if stat.S_ISDIR(seen.st_mode):
-        _copy_directory(from_dir, name, to_dir, as_name, seen)
-    elif stat.S_ISREG(seen.st_mode):
-        _copy_file(from_dir, name, to_dir, as_name)
-    elif stat.S_ISLNK(seen.st_mode):
+        return _copy_directory(from_dir, name, to_dir, as_name, keep_owner)
+    if stat.S_ISREG(seen.st_mode):
+        return _copy_file(from_dir, name, to_dir, as_name, keep_owner)
+    if stat.S_ISLNK(seen.st_mode):
         _replace(to_dir, as_name)
         os.symlink(os.readlink(name, dir_fd=from_dir), as_name, dir_fd=to_dir)
     elif stat.S_ISFIFO(seen.st_mode):
         _replace(to_dir, as_name)
         os.mkfifo(as_name, stat.S_IMODE(seen.st_mode), dir_fd=to_dir)
-    # sockets and devices mean nothing elsewhere, and a device would be a way to the host
+    else:
+        return  # sockets and devices mean nothing elsewhere, and a device would be a way to the host
+    if keep_owner:
+        os.chown(as_name, seen.st_uid, seen.st_gid, dir_fd=to_dir, follow_symlinks=False)
 
 
-def _copy_directory(from_dir: int, name: bytes, to_dir: int, as_name: bytes, seen: os.stat_result) -> None:
+def _copy_directory(from_dir: int, name: bytes, to_dir: int, as_name: bytes, keep_owner: bool) -> None:
     source = os.open(name, _DIRECTORY, dir_fd=from_dir)
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(as_name, 0o700, dir_fd=to_dir)
         target = os.open(as_name, _DIRECTORY, dir_fd=to_dir)
         try:
-            for entry in os.listdir(source):
-                _copy(source, os.fsencode(entry), target, os.fsencode(entry), False)
-            os.fchmod(target, stat.S_IMODE(seen.st_mode))
-            os.utime(target, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+            _copy_contents(source, target, os.fstat(source), keep_owner)
         finally:
             os.close(target)
     finally:
         os.close(source)
 
 
-def _copy_file(from_dir: int, name: bytes, to_dir: int, as_name: bytes) -> None:
+def _copy_contents(source: int, target: int, seen: os.stat_result, keep_owner: bool) -> None:
+    for entry in os.listdir(source):
+        _copy(source, os.fsencode(entry), target, os.fsencode(entry), keep_owner)
+    if keep_owner:
+        os.fchown(target, seen.st_uid, seen.st_gid)
+    os.fchmod(target, stat.S_IMODE(seen.st_mode))
+    os.utime(target, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+def _copy_file(from_dir: int, name: bytes, to_dir: int, as_name: bytes, keep_owner: bool) -> None:
     # O_NONBLOCK: what was a file a moment ago may be a FIFO now
     source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=from_dir)
     try:
@@ -167,7 +193,9 @@ def _copy_file(from_dir: int, name: bytes, to_dir: int, as_name: bytes) -> None:
         try:
             while os.sendfile(target, source, None, _CHUNK_BYTES):
                 pass
-            # setuid stays behind: a copied program has another owner
+            if keep_owner:
+                os.fchown(target, seen.st_uid, seen.st_gid)
+            # setuid stays behind: a copied program has another owner, and a volume is nosuid
             os.fchmod(target, stat.S_IMODE(seen.st_mode) & 0o777)
             os.utime(target, ns=(seen.st_atime_ns, seen.st_mtime_ns))
         finally:

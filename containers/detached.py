@@ -104,7 +104,8 @@ def summon_supervisor(home: Path, base: Path) -> None:
 def _spawn_supervisor(home: Path, base: Path, lock: int) -> None:
     """The child inherits the lock held already (flock(2) belongs to the open file): it stays the only one."""
     os.set_inheritable(lock, True)
-    argv = [sys.executable, "-m", "containers.supervisor", str(home), str(base), str(lock)]
+    # -P: nothing is imported from the directory that the user happens to stand in
+    argv = [sys.executable, "-P", "-m", "containers.supervisor", str(home), str(base), str(lock)]
     null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)
     actions = [null, (os.POSIX_SPAWN_DUP2, 0, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
     os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True)

@@ -15,7 +15,7 @@ from containers.plan import NAMESPACES
 if TYPE_CHECKING:
     from containers.container import Container
 
-_UNSHARE = {kind: option for kind, _, _, option in NAMESPACES}
+_UNSHARE = {"time": "--time"} | {kind: option for kind, _, _, option in NAMESPACES}
 _MEANING = {
     "user": "user and group ids",
     "mnt": "mounts",
@@ -24,6 +24,7 @@ _MEANING = {
     "uts": "host name",
     "net": "network devices, addresses, routes, ports",
     "cgroup": "the root of /proc/self/cgroup",
+    "time": "monotonic and boot clocks",
 }
 
 

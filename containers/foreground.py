@@ -31,7 +31,21 @@ _IMPATIENCE = 3
 
 
 def run(container: Container, stdio: Stdio, edges: Edges) -> int:
-    """Start, wait, clean: see Container.run."""
+    """Start, wait, clean: see Container.run. How it ended is kept for `ls`, unless it goes with its run."""
+    try:
+        status = _seen_through(container, stdio, edges)
+    except BaseException:
+        runtime.forget(container.run_dir)
+        raise
+    if container.spec.ephemeral:
+        runtime.forget(container.run_dir)
+    else:
+        runtime.write_status(container.run_dir, status)
+    edges.mark("t9")
+    return status
+
+
+def _seen_through(container: Container, stdio: Stdio, edges: Edges) -> int:
     ready = container.launch(terminal=stdio if stdio.tty else None)
     container.make_folders()
     container.make_etc()
@@ -40,19 +54,16 @@ def run(container: Container, stdio: Stdio, edges: Edges) -> int:
     supervise = on_terminal if stdio.tty else plain
     before = signal.pthread_sigmask(signal.SIG_BLOCK, PROXIED | {signal.SIGCHLD})
     try:
-        status = supervise(ready, stdio, edges, container.before_go)
+        return supervise(ready, stdio, edges, container.before_go)
     except launch.CannotExecute as error:
         os.write(stdio.stderr, f"vmm: {error}\n".encode())
-        status = error.exit_status
+        return error.exit_status
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         container.clean()
         if container.oom_killed():
             limit = container.spec.limits.memory_bytes or 0
             os.write(stdio.stderr, b"vmm: out of memory: the limit of %d MiB was used up\n" % (limit >> 20))
-        runtime.forget(container.run_dir)
-        edges.mark("t9")
-    return status
 
 
 def plain(ready: launch.Launch, stdio: Stdio, edges: Edges, before_go: Callable[[int], None]) -> int:

@@ -14,20 +14,19 @@ import select
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from containers import privileges, rootfs, terminal
+from containers import executing, privileges, rootfs, terminal
 from containers.mounts import HELPER
 from host.linux import syscalls as sc
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 SETUP, CGROUP, PRIVILEGES, CWD, EXEC, TERMINAL, JOIN = range(7)  # guest/vmm-guest.c knows EXEC
 REPORT = struct.Struct("iii")
 GO = b"g"
 # Where the command (or the helper) finds its descriptors; the helper's own options name them.
 REPORT_FD, STATUS_FD, TERMINAL_FD = 3, 4, 5
-_MAX_INTERPRETERS = 6  # binfmt_script: the kernel gives up after that many
 
 
 class Child(NamedTuple):
@@ -53,6 +52,7 @@ class Child(NamedTuple):
     death_signal: int = 0
     ignored: tuple[int, ...] = ()
     body: Callable[[], None] | None = None
+    leave: bool = False  # the command is left to the pid 1 of the namespace that we joined
     helper: int = -1  # a descriptor, or HELPER for the one that the steps opened
     parents: tuple[int, ...] = ()  # the parent's ends of gate and report, which clone(2) gave us too
     status: int = -1
@@ -83,11 +83,13 @@ def main(child: Child) -> None:
         progress[:] = CWD, 0
         rootfs.working_directory(child.cwd)
         progress[:] = EXEC, 0
-        candidates = [path for path in child.candidates if _leads_nowhere_else(path)]
+        candidates = executing.runnable(child.candidates, rootfs.inside)
         helper = _arrange(child, stdio)
         report[0] = REPORT_FD
         os.umask(child.umask)
         progress[:] = PRIVILEGES, 0
+        if child.leave and sc.clone3(0, _SIGCHLD):
+            os._exit(0)  # pid 1 inside adopts and reaps it: nobody out here has to stay for that
         privileges.apply(child.privileges, child.last_capability)
         if child.death_signal:  # after setresuid, which clears it (prctl(2))
             sc.prctl(sc.PR_SET_PDEATHSIG, child.death_signal)
@@ -163,31 +165,6 @@ def _terminal(child: Child) -> tuple[int, ...]:
 _SOL_SOCKET, _SCM_RIGHTS = 1, 1
 
 
-def _leads_nowhere_else(path: bytes) -> bool:
-    """Whether `path` is there; raises ELOOP where it or an interpreter it names is a magic link.
-
-    `#!/proc/self/exe` would run the host's Python inside and leave it open for writing (CVE-2019-5736).
-    """
-    for _ in range(_MAX_INTERPRETERS):
-        try:
-            fd = rootfs.inside(path, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise
-            return error.errno not in (errno.ENOENT, errno.ENOTDIR)
-        try:
-            head = os.read(fd, 256)
-        except OSError:
-            return True  # a directory: execve says it best
-        finally:
-            os.close(fd)
-        words = head[2:].split(b"\n", 1)[0].split(None, 1)
-        if not head.startswith(b"#!") or not words:
-            return True
-        path = words[0]
-    return True
-
-
 def _arrange(child: Child, stdio: tuple[int, ...]) -> int:
     """Descriptors 0 to 2 for the command, 3 to 5 for the helper, everything else closed by execve.
 
@@ -206,16 +183,10 @@ def _arrange(child: Child, stdio: tuple[int, ...]) -> int:
 
 
 _ABOVE = 16
+_SIGCHLD = 17
 
 
-def _execute(child: Child, candidates: list[bytes], helper: int) -> None:
+def _execute(child: Child, candidates: Sequence[bytes], helper: int) -> None:
     if helper >= 0:
         sc.execveat(helper, child.argv, child.env)
-    failure = OSError(errno.ENOENT, "", child.candidates[0])
-    for path in candidates:
-        try:
-            sc.execve(path, child.argv, child.env)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                failure = error
-    raise failure
+    executing.run_first(candidates, child.argv, child.env)

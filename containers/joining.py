@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _F_ADD_SEALS, _ALL_SEALS = 1033, 0x0F  # fcntl(2): SEAL, SHRINK, GROW, WRITE
 # setns(2): the user namespace first gives the right to the others; the mount namespace last takes the
 # host's view.
-_ORDER = ("user", "ipc", "uts", "net", "pid", "cgroup", "mnt")
+_ORDER = ("user", "ipc", "uts", "net", "pid", "cgroup", "time", "mnt")
 
 
 def run(
@@ -123,7 +123,7 @@ def _run(
         supervise = foreground.on_terminal if tty else foreground.plain
         return supervise(ready, stdio, edges, lambda pid: _still_same(init))
     except launch.CannotExecute as error:
-        os.write(stdio.stderr, f"vmm: {error}\n".encode())
+        os.write(2 if request.detach else stdio.stderr, f"vmm: {error}\n".encode())
         return error.exit_status
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -158,6 +158,7 @@ def _launch(
         ulimits=spec.ulimits,
         terminal=foreground.wish(terminal, identity.uid, console=False) if terminal else None,
         helper=helper,
+        leave=request.detach,
     )
 
 

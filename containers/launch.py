@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -13,7 +14,7 @@ from containers import init, privileges, rootfs
 from containers.mounts import describe
 from containers.plan import Plan
 from host.edges import Edges
-from host.errors import Failure, NotFound
+from host.errors import Failure, HostUnfit, NotFound
 from host.linux import syscalls as sc
 from host.linux.cgroup import Cgroup, Limits
 
@@ -54,6 +55,7 @@ class Launch(NamedTuple):
     terminal: Wish | None = None
     helper: int = -1
     body: Callable[[], None] | None = None
+    leave: bool = False
 
 
 class Streams(NamedTuple):
@@ -86,7 +88,8 @@ def start(
     with _Ends(launch) as ends:
         child = _child(launch, streams, ends, death_signal)
         edges.mark("t2")
-        pid = _clone(launch.plan.clone_flags, ends.joins, child, orphan)
+        with _clocks(launch.plan):
+            pid = _clone(launch.plan.clone_flags, ends.joins, child, orphan)
         try:
             ends.close_childs()
             _prepare(pid, launch, ends.gate_write, before_go)
@@ -97,6 +100,14 @@ def start(
             put_down(pid)
             raise
     return pid
+
+
+def _clocks(plan: Plan) -> contextlib.AbstractContextManager[None]:
+    if plan.time_offset_s is None:
+        return contextlib.nullcontext()
+    from containers import clocks
+
+    return clocks.shifted(plan.time_offset_s)
 
 
 def _prepare(pid: int, launch: Launch, gate: int, before_go: Callable[[int], None]) -> None:
@@ -186,7 +197,8 @@ def _child(launch: Launch, streams: Streams, ends: _Ends, death_signal: int) -> 
         porches=tuple(ends.porches),
         door=launch.cgroup.door,
         wait_for_maps=launch.maps is not None,
-        death_signal=death_signal,
+        death_signal=0 if launch.leave else death_signal,
+        leave=launch.leave,
         ignored=_ignored(),
         parents=(ends.gate_write, ends.report_read),
         helper=launch.helper,
@@ -263,7 +275,16 @@ def _limit_process(pid: int, launch: Launch) -> None:
 
         resource.prlimit(pid, getattr(resource, f"RLIMIT_{name.upper()}"), (soft, hard))
     if launch.oom_score_adj is not None:
-        Path(f"/proc/{pid}/oom_score_adj").write_text(str(launch.oom_score_adj))
+        _adjust_oom_score(pid, launch.oom_score_adj)
+
+
+def _adjust_oom_score(pid: int, score: int) -> None:
+    try:
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(score))
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        hint = "a score below one's own takes CAP_SYS_RESOURCE; a higher one takes no right"
+        raise HostUnfit("cannot set the OOM score to", str(score), why, hint) from None
 
 
 def _expect_success(plan: Plan, report: int) -> None:

@@ -7,6 +7,7 @@ writer.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
@@ -35,7 +36,7 @@ class Writer:
 
     def __init__(self, path: Path, limit_bytes: int, files: int) -> None:
         self.path, self.limit_bytes, self.files = path, limit_bytes, max(1, files)
-        self._open()
+        self.fd = -1
 
     def _open(self) -> None:
         self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -44,15 +45,22 @@ class Writer:
             os.ftruncate(self.fd, self.size)
 
     def append(self, stream: int, data: bytes) -> None:
-        """Write one record; at the limit the file moves aside first."""
+        """Write one record, whole or not at all; at the limit the file moves aside first.
+
+        Raises OSError where the disk is full: that record is lost, later ones need not be.
+        """
+        if self.fd < 0:
+            self._open()
         if self.size and self.size + HEADER.size + len(data) > self.limit_bytes:
             self._rotate()
         record = HEADER.pack(stream, time.time_ns(), len(data)) + data
-        os.write(self.fd, record)
+        if os.write(self.fd, record) < len(record):
+            os.ftruncate(self.fd, self.size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self.size += len(record)
 
     def _rotate(self) -> None:
-        os.close(self.fd)
+        self.close()
         for number in range(self.files - 1, 0, -1):
             older = self.path if number == 1 else rotated(self.path, number - 1)
             try:
@@ -65,7 +73,9 @@ class Writer:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
 
 def rotated(path: Path, number: int) -> Path:

@@ -57,6 +57,7 @@ class Plan(NamedTuple):
     cwd: str
     umask: int
     command: str
+    time_offset_s: float | None = None
 
 
 def plan(spec: ContainerSpec, facts: Facts) -> Plan:
@@ -79,6 +80,7 @@ def plan(spec: ContainerSpec, facts: Facts) -> Plan:
         cwd=spec.cwd,
         umask=spec.umask,
         command=spec.argv[0],
+        time_offset_s=spec.time_offset_s,
     )
 
 
@@ -174,6 +176,8 @@ def describe(plan: Plan, facts: Facts) -> list[str]:
         if base:
             lines.append(f"echo '{one.value}' > {base}/{cgroup.PARENT}/{facts.cgroup_name}/{one.file}")
     names = [option for _, _, flag, option in NAMESPACES if plan.clone_flags & flag]
+    if plan.time_offset_s is not None:
+        names.append(f"--time --monotonic {plan.time_offset_s:g} --boottime {plan.time_offset_s:g}")
     joined = [f"nsenter --{kind}={path}" for kind, path in plan.joins]
     lines.append(" ".join([*joined, "unshare", *names, "--", "sh"]).strip())
     lines += [mounts.describe(op) for op in (*plan.ops, *plan.late_ops)]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
 from containers import runtime
-from host import paths
+from host import paths, records
 from host.linux.cgroup import PARENT, Cgroup, layout
 
 
@@ -54,18 +53,4 @@ def _is_stray(home: Path, base: Path, name: str) -> bool:
         return False
     folder = home / "instances" / name
     # Between its cgroup and its pid a start is held by one of two locks: its folder's, or the lock in it.
-    return _is_free(folder) and _is_free(folder / "lock")
-
-
-def _is_free(path: Path) -> bool:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True
+    return records.is_free(folder) and records.is_free(folder / "lock")

@@ -79,6 +79,14 @@ def counted(container: Container) -> None:
     (container.run_dir / "restart-unhealthy").unlink(missing_ok=True)
 
 
+def error(container: Container) -> str:
+    """Why the last restart failed, or nothing."""
+    try:
+        return (container.run_dir / "restart-error").read_text()
+    except OSError:
+        return ""
+
+
 def note(container: Container, why: str) -> None:
     """Keep why a restart failed for `inspect`."""
     if container.run_dir.is_dir():

@@ -72,7 +72,8 @@ class ContainerSpec(NamedTuple):
     protocol), `aliases` and `ip` are wished for. `extra_hosts` are NAME:IP. `user_namespace` is "host" or
     "auto" for root, always "private" for others. `user` is read against the image's own /etc/passwd.
     `restart` is "no", "on-failure[:N]", "always" or "unless-stopped". `ephemeral` says that the writable
-    layer need not survive a crash of the host (--rm).
+    layer need not survive a crash of the host (--rm). `time_offset_s` makes a time namespace whose monotonic
+    and boot clocks are that much further.
     """
 
     name: str
@@ -110,6 +111,7 @@ class ContainerSpec(NamedTuple):
     ulimits: tuple[tuple[str, int, int], ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()
     oom_score_adj: int | None = None
+    time_offset_s: float | None = None
     umask: int = 0o022
     stop_signal: str = "TERM"
     restart: str = "no"
@@ -170,6 +172,7 @@ def check(spec: ContainerSpec) -> None:
     """Refuse with Usage what no host could run; looks at the words only."""
     _check_words(spec)
     _check_limits(spec)
+    _check_score(spec)
     _check_paths(spec)
 
 
@@ -193,6 +196,11 @@ def _check_limits(spec: ContainerSpec) -> None:
     cpus = spec.limits.cpus
     if cpus is not None and cpus < 0.01:
         raise Usage("cannot limit the cpus to", str(cpus), "the kernel's least share is 0.01 of a core")
+
+
+def _check_score(spec: ContainerSpec) -> None:
+    if spec.oom_score_adj is not None and not -1000 <= spec.oom_score_adj <= 1000:
+        raise Usage("cannot set the OOM score", str(spec.oom_score_adj), "it goes from -1000 to 1000")
 
 
 def _check_paths(spec: ContainerSpec) -> None:

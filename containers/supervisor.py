@@ -245,6 +245,7 @@ def main(argv: list[str]) -> int:
     Returns when nothing is left to do.
     """
     home, base = Path(argv[1]), Path(argv[2])
+    os.chdir("/")  # whose directory we were started in may be unmounted
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(int(argv[3]), False)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

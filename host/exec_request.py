@@ -18,5 +18,6 @@ class ExecRequest(NamedTuple):
     tty: bool = False
     interactive: bool = False
     privileged: bool = False
+    detach: bool = False
     rows: int = 0
     cols: int = 0

@@ -83,3 +83,18 @@ def _flock(fd: int, path: Path, wait_s: float, kind: int) -> None:
                 raise DeadlinePassed("cannot take the lock", str(path), why) from None
         time.sleep(pause_s)
         pause_s = min(pause_s * 2, 0.05)
+
+
+def is_free(path: Path) -> bool:
+    """Whether nobody holds flock(2) on the path now."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True

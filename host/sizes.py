@@ -23,6 +23,21 @@ def parse_bytes(text: str, what: str = "size") -> int:
     return size
 
 
+_FACTOR_S = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART_S = r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|d)"
+
+
+def parse_seconds(text: str, what: str = "time") -> float:
+    """Seconds from `30`, `0.5`, `500ms`, `5s` or `1h30m`, as docker writes them; raises Usage."""
+    text = text.strip()
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if not re.fullmatch(f"({_PART_S})+", text):
+        hint = "write it as 30, 500ms, 5s or 1h30m"
+        raise Usage(f"cannot read the {what}", repr(text), "not a length of time", hint)
+    return sum(float(number) * _FACTOR_S[unit] for number, unit in re.findall(_PART_S, text))
+
+
 def format_bytes(size: float) -> str:
     """Bytes for people, in powers of 1024: `12.3 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):

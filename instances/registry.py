@@ -249,7 +249,9 @@ def move(instance: Instance, name: str) -> Instance:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         raise InUse("cannot take the name", repr(name), "an instance has it") from None
-    remove_tree(instance.run)
+    remove_tree(run_of(name))
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(instance.run, run_of(name))  # how it ended, until the host's next boot
     return load(name)
 
 
@@ -277,21 +279,6 @@ def owned(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
-
-
-def is_free(path: Path) -> bool:
-    """Whether nobody holds flock(2) on the path now."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True
 
 
 def now_unix_s() -> float:

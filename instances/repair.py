@@ -29,7 +29,7 @@ def sweep_one(folder: Path) -> bool:
 
 def _swept(folder: Path) -> str:
     """The sentence about what was removed, or nothing. A folder that somebody holds is never touched."""
-    if not (registry.is_free(folder) and registry.is_free(folder / "lock")):
+    if not (records.is_free(folder) and records.is_free(folder / "lock")):
         return ""
     record = folder / registry.RECORD
     if record.exists() and not _may_be_abandoned(folder):
@@ -56,10 +56,14 @@ def _remove_if_stray(folder: Path) -> str:
         return f"half-made instance {folder.name}"
     instance = registry.load(folder.name)
     backend = kinds.backend(instance)
-    if not instance.rm or not registry.is_free(folder) or backend.state() in kinds.RUNNING:
+    if not instance.rm or not records.is_free(folder) or backend.state() in kinds.RUNNING:
         return ""
     backend.remove()
     registry.remove_folder(folder)
+    if instance.volumes:
+        from instances import volumes
+
+        volumes.remove_anonymous(instance)
     return f"abandoned instance {folder.name}"
 
 

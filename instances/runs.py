@@ -128,7 +128,15 @@ def _discard(instance: Instance, backend: kinds.Backend) -> None:
     with contextlib.suppress(FileNotFoundError):
         backend.remove()
     registry.remove_folder(instance.folder)
+    _drop_anonymous(instance)
     events.happened("removed", instance.name, instance.kind)
+
+
+def _drop_anonymous(instance: Instance) -> None:
+    if instance.volumes:
+        from instances import volumes
+
+        volumes.remove_anonymous(instance)
 
 
 def start(instance: Instance, edges: Edges | None = None) -> None:
@@ -294,24 +302,7 @@ def execute_detached(instance: Instance, request: ExecRequest) -> int:
     backend = kinds.backend(instance)
     _must_run(backend, instance, "run a command in")
     request = _as_inside(instance, request)._replace(tty=False, interactive=False)
-    if (able := getattr(backend, "exec_detached", None)) is not None:
-        able(request)
-    elif os.fork() == 0:
-        _look_after(backend, request)
-    return 0
-
-
-def _look_after(backend: kinds.Backend, request: ExecRequest) -> None:
-    """In a child of our own, out of the terminal's reach: see the command through with nothing to say."""
-    status = 125
-    try:
-        os.setsid()
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        status = backend.exec(request, Stdio())
-    finally:
-        os._exit(status)
+    return kinds.optional(instance, "exec_detached")(request) or 0
 
 
 def _as_inside(instance: Instance, request: ExecRequest) -> ExecRequest:

@@ -15,13 +15,14 @@ _RECORD = "volume.json"
 
 
 class Volume(NamedTuple):
-    """A named volume; `users` are the instances whose record names it."""
+    """A volume; `users` are the instances whose record names it. An anonymous one goes with its instance."""
 
     name: str
     created_unix_s: float
     labels: dict[str, str]
     data: Path
     users: tuple[str, ...]
+    anonymous: bool = False
 
 
 def _base() -> Path:
@@ -33,7 +34,7 @@ def data_dir(name: str) -> Path:
     return _base() / names.check(name) / "data"
 
 
-def ensure(name: str, labels: dict[str, str] | None = None) -> bool:
+def ensure(name: str, labels: dict[str, str] | None = None, anonymous: bool = False) -> bool:
     """Make the volume unless it is there; whether it was made now."""
     folder = data_dir(name).parent
     with records.lock(_base() / ".lock"):
@@ -41,6 +42,8 @@ def ensure(name: str, labels: dict[str, str] | None = None) -> bool:
             return False
         paths.ensure(folder / "data")
         record = {"schema_version": 1, "created_unix_s": registry.now_unix_s(), "labels": labels or {}}
+        if anonymous:
+            record["anonymous"] = True
         records.write(folder / _RECORD, record)
     return True
 
@@ -53,7 +56,8 @@ def find(name: str) -> Volume:
     except FileNotFoundError:
         raise NotFound("no volume", repr(name), hint="vmm volume ls lists them") from None
     users = tuple(one.name for one in registry.every() if name in used_by(one))
-    return Volume(name, record["created_unix_s"], record["labels"], folder / "data", users)
+    anonymous = record.get("anonymous", False)
+    return Volume(name, record["created_unix_s"], record["labels"], folder / "data", users, anonymous)
 
 
 def every() -> list[Volume]:
@@ -85,6 +89,14 @@ def remove(name: str) -> None:
         # The record goes last: a kill in the middle leaves a volume that can be removed again.
         registry.remove_tree(folder / "data")
         registry.remove_tree(folder)
+
+
+def remove_anonymous(instance: registry.Instance) -> None:
+    """Delete the anonymous volumes of an instance that is no more; one that another names stays."""
+    for name in instance.volumes:
+        with contextlib.suppress(NotFound, InUse):
+            if find(name).anonymous:
+                remove(name)
 
 
 def prune() -> list[str]:

@@ -94,6 +94,12 @@ def _axe_core() -> str:
     return "" if AXE_CORE.exists() else "axe-core is not there (make test fetches it where npm is)"
 
 
+def _virtiofsd() -> str:
+    from vmm.sidecars import VIRTIOFSD
+
+    return "" if any(os.path.exists(path) for path in VIRTIOFSD) else "virtiofsd is not installed"
+
+
 def _foreign(machine: str) -> Callable[[], str]:
     def reason() -> str:
         from host.errors import HostUnfit
@@ -138,10 +144,13 @@ _REASONS: dict[str, Callable[[], str]] = {
     "ovmf": _ovmf,
     "grub": _grub,
     "swtpm": _program("swtpm"),
+    "swtpm_setup": _program("swtpm_setup"),
+    "virtiofsd": _virtiofsd,
     "aarch64": _foreign("aarch64"),
     "x86_64": _foreign("x86_64"),
     "slirp4netns": _program("slirp4netns"),
     "dnsmasq": _program("dnsmasq"),
+    "systemd": lambda: "" if Path("/run/systemd/system").is_dir() else "systemd is not pid 1",
     "sshd": lambda: "" if Path("/usr/sbin/sshd").exists() else "openssh-server is not installed",
     "tmux": _program("tmux"),
     "kvm-device": _kvm_device,

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from containers import executing
 from containers.oci import effects, rights
 from host.linux import syscalls as sc
 
@@ -34,7 +35,6 @@ WHERE = (
 )
 (NAMESPACES, MOUNTS, HOOK, ROOT, SYSCTL, TERMINAL, RIGHTS, CWD, EXEC) = range(9)
 REPORT = struct.Struct("=ii")
-_MAX_INTERPRETERS = 6  # the kernel follows four (exec.c, BINPRM_MAX_RECURSION)
 _TIOCGPTPEER, _TIOCSPTLCK, _TIOCSCTTY, _TIOCSWINSZ = 0x5441, 0x40045431, 0x540E, 0x5414
 
 
@@ -195,7 +195,7 @@ def _execute(child: Child, stage: list[int]) -> None:
     if child.personality >= 0:
         sc.personality(child.personality)
     stage[0] = EXEC
-    candidates = runnable(child.candidates)
+    candidates = executing.runnable(child.candidates, effects.inside)
     stage[0] = CWD
     enter_directory(child.cwd)
     os.umask(child.rights.umask)
@@ -207,37 +207,7 @@ def _execute(child: Child, stage: list[int]) -> None:
     stage[0] = EXEC
     if child.rights.program and child.rights.no_new_privileges:
         sc.seccomp_filter(child.rights.program)
-    run_first(candidates, child.argv, child.env)
-
-
-def runnable(candidates: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """Those that exist; raises ELOOP where one is a magic link, or names one as its interpreter.
-
-    `#!/proc/self/exe` would run the host's Python inside and leave it open for writing (CVE-2019-5736). The
-    first stays where none exists: execve(2) says why.
-    """
-    return tuple(path for path in candidates if _exists(path)) or candidates[:1]
-
-
-def _exists(path: bytes) -> bool:
-    for _ in range(_MAX_INTERPRETERS):
-        try:
-            fd = effects.inside(path, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise
-            return error.errno not in (errno.ENOENT, errno.ENOTDIR)
-        try:
-            head = os.read(fd, 256)
-        except OSError:
-            return True  # a directory: execve says it best
-        finally:
-            os.close(fd)
-        words = head[2:].split(b"\n", 1)[0].split(None, 1)
-        if not head.startswith(b"#!") or not words:
-            return True
-        path = words[0]
-    return True
+    executing.run_first(candidates, child.argv, child.env)
 
 
 def enter_directory(path: bytes) -> None:
@@ -252,18 +222,6 @@ def enter_directory(path: bytes) -> None:
     os.close(fd)
     if not os.getcwdb().startswith(b"/"):
         raise OSError(errno.ENOENT, "", path)
-
-
-def run_first(candidates: tuple[bytes, ...], argv: sc.Words, env: sc.Words) -> None:
-    """execve(2) of the first path that exists; raises the most telling error."""
-    failure = OSError(errno.ENOENT, "", candidates[0])
-    for path in candidates:
-        try:
-            sc.execve(path, argv, env)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                failure = error
-    raise failure
 
 
 def _start_hook(path: bytes, argv: sc.Words, env: sc.Words, state: bytes) -> None:

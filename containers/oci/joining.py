@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 from typing import NamedTuple
 
-from containers import privileges
-from containers.oci import child, creating, filters, rights
+from containers import executing, privileges
+from containers.oci import child, creating, effects, filters, rights
 from containers.oci.bundle import Config, check_process
 from containers.oci.states import State
 from host.errors import BadData, Failure, WrongState
@@ -195,7 +195,7 @@ def _become(joiner: Joiner) -> None:
             stage = child.TERMINAL
             child.open_terminal(joiner.terminal, joiner.window, console=False)
         stage = child.EXEC
-        found = child.runnable(joiner.candidates)
+        found = executing.runnable(joiner.candidates, effects.inside)
         stage = child.CWD
         child.enter_directory(joiner.cwd)
         os.umask(joiner.rights.umask)
@@ -206,7 +206,7 @@ def _become(joiner: Joiner) -> None:
         stage = child.EXEC
         if joiner.rights.program and joiner.rights.no_new_privileges:
             sc.seccomp_filter(joiner.rights.program)
-        child.run_first(found, joiner.argv, joiner.env)
+        executing.run_first(found, joiner.argv, joiner.env)
     except OSError as error:
         path = error.filename if isinstance(error.filename, bytes) else b""
         os.write(joiner.report, child.FAILED + child.REPORT.pack(stage, error.errno or 5) + path)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import leaks
 import pytest
+from capabilities import need
 
-from containers import restarts, runtime
+from containers import logs, restarts, runtime
 from containers.spec import Health
 from host import paths, records
 from host.edges import Edges
 from host.errors import DeadlinePassed, WrongState
+from host.exec_request import ExecRequest
 from host.linux.cgroup import Limits
 
 
@@ -288,7 +290,6 @@ def test_a_health_check_that_hangs_is_a_failure(lab):
 
 
 def test_a_torn_record_is_cut_off_by_the_next_writer(tmp_path):
-    from containers import logs
 
     path = tmp_path / "log"
     writer = logs.Writer(path, 1 << 20, 1)
@@ -360,3 +361,70 @@ def test_a_user_who_starts_it_before_its_restart_is_due_is_obeyed(lab):
     began = time.monotonic()
     until(lambda: "up" in lab.logs(container), "its log to be looked after at once")
     assert time.monotonic() - began < 0.4, "not only when the restart is due"
+
+
+def test_a_command_left_inside_needs_nobody_outside(lab):
+    container = start(lab, "sleep 60", time_offset_s=3600.0)
+    request = ExecRequest(("sh", "-c", "(sleep 0.2; cat /proc/uptime > /tmp/up) & exec sleep 50"))
+    assert container.exec_detached(request) == 0
+    rows = until(lambda: [row for row in container.top() if row[-1] == "sleep 50"], "the command")
+    with open(f"/proc/{rows[0][1]}/status") as file:
+        parent = next(line.split()[1] for line in file if line.startswith("PPid"))
+    assert int(parent) == container.pid(), "its parent is pid 1 inside"
+    up = container.folder / "upper/tmp/up"
+    until(lambda: up.exists() and up.read_text(), "what it wrote")
+    assert float(up.read_text().split()[0]) > 3600 + time.monotonic() - 60, "in the time namespace too"
+    assert container.exec_detached(ExecRequest(("no-such",))) == 127
+
+
+def test_a_user_may_stop_what_is_about_to_start_again(lab):
+    container = start(lab, "exit 1", restart="always")
+    until(lambda: restarts.count(container) >= 2, "a crash loop")
+    until(lambda: container.state() == "exited", "a pause")
+    container.stay_down()
+    seen = restarts.count(container)
+    until(lambda: not (container.run_dir / "stdout").exists(), "the supervisor to give it up")
+    assert restarts.count(container) <= seen + 1
+    assert container.inspect()["restarts"] == restarts.count(container)
+
+
+def test_the_supervisor_imports_nothing_from_the_users_directory(lab, tmp_path, monkeypatch):
+    """A package that lies where the user stands would run with the engine's rights."""
+    trap = f"open({str(tmp_path / 'sprung')!r}, 'w')\n"
+    for name in ("containers/__init__.py", "host/__init__.py", "select.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(trap)
+    monkeypatch.chdir(tmp_path)
+    container = start(lab, "echo said; sleep 60")
+    until(lambda: "said" in lab.logs(container), "its log")
+    assert not (tmp_path / "sprung").exists()
+    (pid,) = supervisors(lab.home)
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+
+
+def append_often(writer, line):
+    for _ in range(100):
+        writer.append(1, line)
+
+
+def test_a_full_disk_costs_the_log_lines_not_the_log(tmp_path):
+    import subprocess
+
+    need("root")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=True)
+    try:
+        path = tmp_path / "log"
+        writer = logs.Writer(path, 1 << 20, 2)
+        writer.append(1, b"first\n")
+        (tmp_path / "rest").write_bytes(b"x" * 40_000)
+        with pytest.raises(OSError, match="No space"):
+            append_often(writer, b"y" * 3000 + b"\n")
+        (tmp_path / "rest").unlink()
+        writer.append(1, b"last\n")
+        writer.close()
+        lines = [record.data for record in logs.Reader(path).records()]
+        assert lines[0] == b"first\n"
+        assert lines[-1] == b"last\n"
+        assert set(lines[1:-1]) == {b"y" * 3000 + b"\n"}
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

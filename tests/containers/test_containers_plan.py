@@ -53,7 +53,7 @@ CHANGES = {
     "network": "host",
     "pid_namespace": "host", "ipc_namespace": "host", "uts_namespace": "host", "cgroup_namespace": "host",
     "read_only": True, "tty": True, "shm_bytes": 1 << 20, "sysctls": (("net.x", "1"),), "ephemeral": True,
-    "extra_hosts": ("a:1.2.3.4",), "dns": ("1.1.1.1",),
+    "time_offset_s": 5.0, "extra_hosts": ("a:1.2.3.4",), "dns": ("1.1.1.1",),
 }  # fmt: skip
 
 

@@ -313,3 +313,27 @@ def _until(condition, what: str, timeout_s: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited for {what}"
         time.sleep(0.01)
+
+
+def test_how_it_ended_is_kept_unless_it_goes_with_its_run(lab):
+    container = lab.make("/bin/sh", "-c", "exit 4", ephemeral=False)
+    assert lab.run(container)[0] == 4
+    assert (container.state(), container.status()) == ("exited", 4)
+    again = lab.make("/bin/nosuch", ephemeral=False)
+    lab.run(again)
+    assert (again.state(), again.status()) == ("exited", 127)
+    gone = lab.make("/bin/true", name="c2")
+    lab.run(gone)
+    assert not gone.run_dir.exists()
+
+
+def test_a_time_namespace_shifts_uptime_for_it_alone(lab):
+    def uptime_s(text: str) -> float:
+        return float(text.split(maxsplit=1)[0])
+
+    status, output = lab.shell("cat /proc/uptime", time_offset_s=86_400.0)
+    here = uptime_s(Path("/proc/uptime").read_text())
+    assert status == 0
+    assert 0 <= here + 86_400 - uptime_s(output) < 30
+    assert os.readlink("/proc/self/ns/time") == os.readlink("/proc/self/ns/time_for_children")
+    assert abs(uptime_s(lab.shell("cat /proc/uptime", name="c2")[1]) - here) < 30

@@ -65,10 +65,14 @@ class User:
             "ROOTFS": str(rootfs),
         }
 
+    def argv(self, script: str) -> list[str]:
+        """The words of a process that runs the script."""
+        return [PYTHON, "-c", PROLOGUE + textwrap.dedent(script)]
+
     def run(self, script: str) -> str:
         """The output of a Python script that ends well; its words are the failure."""
         done = subprocess.run(
-            [PYTHON, "-c", PROLOGUE + textwrap.dedent(script)],
+            self.argv(script),
             env=self.env, user=self.ids[0], group=self.ids[1], extra_groups=[], cwd="/",
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
@@ -196,3 +200,36 @@ def test_kill_9_of_us_ends_it(user):
         print(c.pid())
     """)
     assert output.split()[-1] == "None"
+
+
+def test_limits_hold_in_a_group_that_systemd_delegated(user):
+    """systemd.resource-control(5), Delegate=: what the hint of a refused limit tells a user to ask for."""
+    need("systemd")
+    script = """
+        hog = "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done"
+        bounded = shell(hog, name="hog", limits=Limits(memory_bytes=32 << 20))
+        print("hog", bounded.run(Stdio(), Edges()), flush=True)
+        limits = Limits(memory_bytes=64 << 20, cpus=0.5, pids=20)
+        container = make("/bin/sleep", "60", name="c2", limits=limits)
+        container.start(Edges())
+        print(container.cgroup().directories())
+        stats = container.stats()
+        print(stats["memory_limit_bytes"], stats["pids_limit"], stats["pids"] >= 2)
+        container.update(pids=30)
+        container.pause()
+        print(container.state(), container.stats()["pids_limit"])
+        container.stop(0)
+        container.remove()
+    """
+    unit = ["systemd-run", "--quiet", "--pipe", "--wait", "-p", "Delegate=yes", "-p", f"User={user.ids[0]}"]
+    env = [word for pair in user.env.items() for word in ("-E", "=".join(pair))]
+    done = subprocess.run(
+        [*unit, *env, *user.argv(script)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, where, numbers, paused = done.stdout.splitlines()
+    assert first == "hog 137"
+    assert "out of memory: the limit of 32 MiB was used up" in done.stderr
+    assert where.startswith("['/sys/fs/cgroup/system.slice/run-")
+    assert numbers == f"{64 << 20} 20 True"
+    assert paused == "paused 30"
