@@ -6,26 +6,25 @@ import argparse
 import json
 import time
 
-from host.errors import Usage
+from host.sizes import parse_seconds
 from instances import events, registry, runs
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The flags of events."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--since", metavar="S", type=float, help="begin with those of the last S seconds")
+    parser.add_argument("--since", metavar="TIME", help="begin with those of the last 30s, 1h30m ...")
     parser.add_argument("--no-follow", action="store_true", help="only those that were; do not wait for more")
     parser.add_argument("names", metavar="NAME", nargs="*", help="of these instances only")
 
 
 def main(args: argparse.Namespace) -> int:
     """Print events until Ctrl-C."""
-    if args.no_follow and args.since is None:
-        args.since = 1e12
+    since_s = 1e12 if args.no_follow else None
     if args.since is not None:
-        if args.since < 0:
-            raise Usage("cannot look into the future", hint="--since takes seconds before now")
-        begin = time.time() - args.since
+        since_s = parse_seconds(args.since)
+    if since_s is not None:
+        begin = time.time() - since_s
         for event in events.past():
             if event["at_unix_s"] >= begin:
                 _tell(event, args)

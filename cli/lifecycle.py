@@ -30,9 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("-i", "--interactive", action="store_true", help="pass our stdin on, too")
     if command == "rm":
         parser.add_argument("-f", "--force", action="store_true", help="end it first, if it runs")
-        parser.add_argument(
-            "-v", "--volumes", action="store_true", help="its named volumes, too, if nobody uses them"
-        )
+        parser.add_argument("-v", "--volumes", action="store_true", help="its anonymous volumes, too")
     if command == "wait":
         parser.add_argument(
             "--for",
@@ -89,7 +87,7 @@ def _start(instance: Instance, args: argparse.Namespace) -> str:
 
 def _stop(instance: Instance, args: argparse.Namespace) -> str:
     if forced := runs.stop(instance, _seconds(args.time)):
-        sys.stderr.write(f"vmm stop: {instance.name}: {forced}\n")
+        sys.stderr.write(f"vmm stop: {forced}\n")
     return instance.name
 
 
@@ -123,16 +121,10 @@ def _wait(instance: Instance, args: argparse.Namespace) -> str | None:
 def _rm(instance: Instance, args: argparse.Namespace) -> str:
     runs.remove(instance, args.force)
     if args.volumes:
-        _rm_volumes(instance)
+        from instances import volumes
+
+        volumes.remove_anonymous(instance)
     return instance.name
-
-
-def _rm_volumes(instance: Instance) -> None:
-    from instances import volumes
-
-    for name in instance.volumes:
-        if not volumes.find(name).users:
-            volumes.remove(name)
 
 
 _WORDS = {

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from host.errors import Usage
-from host.sizes import parse_bytes
+from host.sizes import parse_bytes, parse_seconds
 from instances import requests
 from instances.kinds import CONTAINER, MACHINE
 
@@ -85,6 +85,9 @@ def _machine(group: argparse._ArgumentGroup) -> None:
     add("--cloud-init", metavar="FILE", help="user-data for cloud-init")
     add("--network-config", metavar="FILE", help="network configuration for cloud-init, version 2")
     add("--ssh-key", metavar="FILE", action="append", default=[], help="a public key to let in")
+    add("--ssh-user", metavar="NAME", help="a user with sudo, made by cloud-init")
+    add("--package", metavar="NAME", action="append", default=[], help="a package that cloud-init installs")
+    add("--write-file", metavar="SRC:DST", action="append", default=[], help="a file that cloud-init writes")
     add("--kernel", metavar="FILE", help="cloud, generic, or a kernel file")
     add("--initrd", metavar="FILE", help="an initial RAM disk instead of ours")
     add("--append", metavar="WORDS", help="words for the kernel's command line")
@@ -110,15 +113,25 @@ def _container(group: argparse._ArgumentGroup) -> None:
     add("--memory-swap", metavar="SIZE", help="memory and swap together")
     add("--cpu-shares", metavar="N", type=int, help="weight against neighbours (1024)")
     add("--cpuset-cpus", metavar="LIST", help="which processors")
+    add("--oom-score-adj", metavar="N", type=int, help="who goes first when memory is short (-1000 to 1000)")
+    add("--blkio-weight", metavar="N", type=int, help="share of the disks against neighbours (10 to 1000)")
+    for way, unit in (("read", "bps"), ("write", "bps"), ("read", "iops"), ("write", "iops")):
+        what = "bytes" if unit == "bps" else "requests"
+        flag, form = f"--device-{way}-{unit}", "/dev/NAME:RATE"
+        add(flag, metavar=form, action="append", default=[], help=f"most {what} a second")
+    add("--group-add", metavar="GROUP", action="append", default=[], help="one more group of the user")
     add("--restart", metavar="POLICY", default="no", help="no, on-failure[:N], always, unless-stopped")
     add("--health-cmd", metavar="COMMAND", help="asked now and then whether it is well")
-    add("--health-interval", metavar="SECONDS", type=float, help="how often (30)")
+    add("--health-interval", metavar="TIME", help="how often (30s)")
+    add("--health-timeout", metavar="TIME", help="how long it may take to answer (30s)")
+    add("--health-start-period", metavar="TIME", help="failures do not count so early (0s)")
     add("--health-retries", metavar="N", type=int, help="failures in a row that mean ill (3)")
     add("--health-on-failure", choices=("none", "kill", "restart", "stop"), help="what to do then")
     add("--userns", metavar="MODE", help="auto: ids of its own on the host")
     add("--pid", metavar="MODE", help="host, or container:NAME")
     add("--ipc", metavar="MODE", help="host, or container:NAME")
     add("--uts", metavar="MODE", help="host")
+    add("--time-offset", metavar="TIME", help="a time namespace whose uptime begins that much later")
     add("--init", action="store_true", help="our init reaps and passes signals on")
     add("--link", metavar="NAME[:ALIAS]", action="append", default=[], help="a neighbour's name inside")
     add("--device", metavar="SRC[:DST[:rwm]]", action="append", default=[], help="a device of the host")
@@ -193,6 +206,9 @@ def _machine_words(args: argparse.Namespace) -> dict[str, Any]:
         "disk_format": args.disk_format,
         "cloud_init": args.cloud_init,
         "network_config": args.network_config,
+        "ssh_user": args.ssh_user,
+        "packages": tuple(args.package),
+        "write_files": tuple(_written(text) for text in args.write_file),
         "ssh_keys": tuple(args.ssh_key),
         "kernel": args.kernel,
         "initrd": args.initrd,
@@ -201,6 +217,14 @@ def _machine_words(args: argparse.Namespace) -> dict[str, Any]:
         "tpm": args.tpm,
         "autostart": args.autostart,
     }
+
+
+def _written(text: str) -> tuple[str, str]:
+    source, _, target = text.rpartition(":")
+    if not source or not target.startswith("/"):
+        hint = "for example --write-file motd.txt:/etc/motd"
+        raise Usage("cannot read the file to write", repr(text), "not SRC:DST with an absolute DST", hint)
+    return source, target
 
 
 def _container_words(args: argparse.Namespace) -> dict[str, Any]:
@@ -215,7 +239,14 @@ def _container_words(args: argparse.Namespace) -> dict[str, Any]:
         "cpu_shares": args.cpu_shares,
         "cpuset": args.cpuset_cpus,
         "health_cmd": args.health_cmd,
-        "health_interval_s": args.health_interval,
+        "health_interval_s": _maybe(args.health_interval, parse_seconds),
+        "health_timeout_s": _maybe(args.health_timeout, parse_seconds),
+        "health_start_s": _maybe(args.health_start_period, parse_seconds),
+        "oom_score_adj": args.oom_score_adj,
+        "io_weight": args.blkio_weight,
+        "io_rates": _io_rates(args),
+        "groups": tuple(args.group_add),
+        "time_offset_s": _maybe(args.time_offset, parse_seconds),
         "health_retries": args.health_retries,
         "health_action": args.health_on_failure,
         "userns": args.userns,
@@ -232,6 +263,11 @@ def _container_words(args: argparse.Namespace) -> dict[str, Any]:
         "add_hosts": tuple(args.add_host),
         "dns": tuple(args.dns),
     }
+
+
+def _io_rates(args: argparse.Namespace) -> tuple[tuple[str, str, str], ...]:
+    kinds = ((way, unit) for unit in ("bps", "iops") for way in ("read", "write"))
+    return tuple((way, unit, text) for way, unit in kinds for text in getattr(args, f"device_{way}_{unit}"))
 
 
 def _maybe(text: str | None, parse: Callable[[str], _T]) -> _T | None:

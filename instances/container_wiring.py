@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, Any
 
 from containers.spec import (
@@ -40,6 +41,7 @@ def container_spec(
         env=environment(request, config, DEFAULT_PATH, hostname),
         cwd=request.workdir or config.workdir or "/",
         user=request.user if request.user is not None else config.user,
+        groups=request.groups,
         hostname=hostname,
         mounts=mounts(request, config),
         devices=tuple(_device(text) for text in request.devices),
@@ -56,6 +58,8 @@ def container_spec(
         health=_health(request, config),
         ephemeral=request.rm,
         privileged=request.privileged,
+        oom_score_adj=request.oom_score_adj,
+        time_offset_s=request.time_offset_s,
         **_resolving(request),
         **_namespaces(request),
         **_security(request),
@@ -82,7 +86,31 @@ def limits(request: RunRequest) -> Limits:
         shares=request.cpu_shares,
         cpuset=request.cpuset,
         pids=request.pids_limit,
+        io_weight=request.io_weight,
+        io_bps=_rates(request, "bps"),
+        io_iops=_rates(request, "iops"),
     )
+
+
+def _rates(request: RunRequest, unit: str) -> tuple[tuple[str, str, int], ...]:
+    return tuple(_rate(way, unit, text) for way, of, text in request.io_rates if of == unit)
+
+
+def _rate(way: str, unit: str, text: str) -> tuple[str, str, int]:
+    """("MAJOR:MINOR", way, rate a second) of `/dev/NAME:RATE`."""
+    from host.sizes import parse_bytes
+
+    device, colon, rate = text.rpartition(":")
+    if not colon or (unit == "iops" and not rate.isdigit()):
+        hint = f"for example --device-{way}-{unit} /dev/sda:{'1M' if unit == 'bps' else '100'}"
+        raise Usage("cannot read the rate", repr(text), "not /dev/NAME:RATE", hint)
+    try:
+        seen = os.stat(device)
+    except OSError as error:
+        raise NotFound("no device", device, os.strerror(error.errno or 0)) from None
+    if not stat.S_ISBLK(seen.st_mode):
+        raise Usage("cannot limit the rate of", device, "it is not a block device")
+    return f"{os.major(seen.st_rdev)}:{os.minor(seen.st_rdev)}", way, parse_bytes(rate, "rate")
 
 
 def capabilities(request: RunRequest) -> tuple[str, ...]:
@@ -156,8 +184,10 @@ def _health(request: RunRequest, config: ImageConfig) -> Health | None:
     return Health(
         argv,
         interval_s=request.health_interval_s or (told and told.interval_ns / 1e9) or plain.interval_s,
-        timeout_s=(told and told.timeout_ns / 1e9) or plain.timeout_s,
-        start_period_s=(told and told.start_period_ns / 1e9) or plain.start_period_s,
+        timeout_s=request.health_timeout_s or (told and told.timeout_ns / 1e9) or plain.timeout_s,
+        start_period_s=request.health_start_s
+        or (told and told.start_period_ns / 1e9)
+        or plain.start_period_s,
         retries=request.health_retries or (told and told.retries) or plain.retries,
         action=request.health_action or plain.action,
     )

@@ -8,7 +8,10 @@ from instances.kinds import CONTAINER, MACHINE, WORDS
 
 
 class Volume(NamedTuple):
-    """SRC:DST[:options] of -v: a host directory (absolute) or a named volume, seen at `target`."""
+    """SRC:DST[:options] of -v: a host directory (absolute) or a named volume, seen at `target`.
+
+    An empty source is a volume of its own, without a name, which goes with the container.
+    """
 
     source: str
     target: str
@@ -63,6 +66,9 @@ class RunRequest(NamedTuple):
     disk_format: str | None = None
     cloud_init: str | None = None
     network_config: str | None = None
+    ssh_user: str | None = None
+    packages: tuple[str, ...] = ()
+    write_files: tuple[tuple[str, str], ...] = ()
     ssh_keys: tuple[str, ...] = ()
     kernel: str | None = None
     initrd: str | None = None
@@ -97,6 +103,13 @@ class RunRequest(NamedTuple):
     shm_bytes: int | None = None
     add_hosts: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
+    health_timeout_s: float | None = None
+    health_start_s: float | None = None
+    oom_score_adj: int | None = None
+    io_weight: int | None = None
+    io_rates: tuple[tuple[str, str, str], ...] = ()  # (read or write, bps or iops, DEVICE:RATE)
+    groups: tuple[str, ...] = ()
+    time_offset_s: float | None = None
 
 
 # field -> (its flag, what a user of the other kind does instead)
@@ -110,6 +123,9 @@ _MACHINE_ONLY = {
     "disk_bytes": ("--disk", "a container has no disk of its own; use -v with a volume, or --vm"),
     "disk_format": ("--disk-format", "a container has no disk image; leave the flag out, or use --vm"),
     "cloud_init": ("--cloud-init", "a container runs no cloud-init; use -e, -v and the command, or --vm"),
+    "ssh_user": ("--ssh-user", "--user says whom a container's command runs as; or use --vm"),
+    "packages": ("--package", "a container's image has its packages: vmm image build; or use --vm"),
+    "write_files": ("--write-file", "-v shares a folder with a container, vmm cp copies; or use --vm"),
     "network_config": ("--network-config", "--network, --ip and --dns say it for a container; or use --vm"),
     "ssh_keys": ("--ssh-key", "vmm exec and vmm shell need no key in a container; or use --vm"),
     "kernel": ("--kernel", "a container shares the host's kernel; use --vm for another one"),
@@ -150,6 +166,13 @@ _CONTAINER_ONLY = {
     "shm_bytes": ("--shm-size", "remount /dev/shm inside the machine"),
     "add_hosts": ("--add-host", "write /etc/hosts inside, or join a --network where names resolve"),
     "dns": ("--dns", "machines ask the resolver of their network"),
+    "health_timeout_s": ("--health-timeout", "machines have no health check; use --ct"),
+    "health_start_s": ("--health-start-period", "machines have no health check; use --ct"),
+    "oom_score_adj": ("--oom-score-adj", "a machine's memory is its own; --memory bounds it"),
+    "io_weight": ("--blkio-weight", "use --ct"),
+    "io_rates": ("--device-read-bps and its kin", "use --ct"),
+    "groups": ("--group-add", "name user and group together: --user USER:GROUP"),
+    "time_offset_s": ("--time-offset", "a machine has clocks of its own"),
 }
 
 
@@ -164,6 +187,9 @@ def check(request: RunRequest) -> RunRequest:
         raise Usage(
             "-d and -i or -t do not go together for a machine", hint="vmm console NAME joins a running one"
         )
+    if request.kind == MACHINE and not all(volume.source for volume in request.volumes):
+        hint = "a machine keeps its files on its own disk; -v NAME:/path gives it a volume"
+        raise Unsupported("an anonymous volume is not for a machine", hint=hint)
     if request.rm and request.restart != "no":
         raise Usage(
             "--rm and --restart do not go together", hint="an instance that is removed cannot start again"
@@ -215,8 +241,10 @@ def _bad_port(text: str) -> Usage:
 
 
 def parse_volume(text: str) -> Volume:
-    """A Volume of `SRC:DST[:ro|rw|U,...]`; raises Usage when the target is not absolute."""
+    """A Volume of `SRC:DST[:ro|rw|U,...]`, or `DST` alone for an anonymous one; Usage for a relative DST."""
     parts = text.split(":")
+    if len(parts) == 1 and text.startswith("/"):
+        return Volume("", text)
     options = set(parts[2].split(",")) if len(parts) == 3 else set()
     good = len(parts) in (2, 3) and all(parts[:2]) and options <= {"ro", "rw", "U", "z", "Z"}
     if not good or not parts[1].startswith("/"):
