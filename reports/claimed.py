@@ -81,7 +81,7 @@ def load(folder: Path) -> list[dict[str, Any]]:
 
 
 def claims_sections(records: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """Two chapters: all verdicts at a glance, and the cards."""
+    """Two chapters: the cards, and after them all verdicts at a glance, which would give the cards away."""
     if not records:
         return []
     cards = [_card(record) for record in records]
@@ -98,11 +98,11 @@ def claims_sections(records: Sequence[Mapping[str, Any]]) -> list[Section]:
     )
     advice = (
         "Read the statement, decide what you expect, then open the card. A wrong guess teaches more than a "
-        "right one.",
+        "right one. All verdicts together stand behind the cards.",
     )
     return [
-        Section("claims", "Claims", "What the textbooks say, judged", words, tuple(parts)),
         Section("cards", "Claim cards", "Predict, then look", advice, (Part("cards", cards),)),
+        Section("claims", "Verdicts", "What the textbooks say, judged", words, tuple(parts)),
     ]
 
 

@@ -14,6 +14,7 @@ from reports import palette, units
 from reports.appendix import appendix_sections, when
 from reports.claimed import claims_sections
 from reports.comparison import Set, comparison_section, sets
+from reports.dimensions import mismatches
 from reports.gathered import COLD, condition
 from reports.play import play_section
 from reports.practice import practice_section
@@ -129,7 +130,7 @@ def _remarks(source: Source, compared: Sequence[Set]) -> list[str]:
             "tell the "
             f"first one, {compared[0].name}, in full."
         )
-    return [*remarks, *source.notes]
+    return [*remarks, *mismatches(one for each in compared for one in each.samples), *source.notes]
 
 
 @cache

@@ -172,6 +172,16 @@ def merged(samples: list[Sample]) -> list[Sample]:
     return list(found.values())
 
 
+def test_another_unit_decides_nothing() -> None:
+    """A value in KiB is not the value in bytes, however alike their names are."""
+    claim = next(one for one in register() if one.id == "C20")
+    predicate = claim.predicates[0]
+    made = [place(claim, predicate.cell, block, values={"allocated_kib": 0.0}) for block in range(6)]
+    verdict = judge(claim, made)
+    assert verdict.word == "undecided"
+    assert "no sample has allocated_bytes" in verdict.reason
+
+
 def test_most_runs_failed_decides_nothing() -> None:
     claim, predicate = ALL[0]
     inside, _ = sides(predicate.bound)

@@ -217,6 +217,18 @@ def test_an_older_schema_is_read_and_told(tmp_path: Path) -> None:
     assert "schema [1]" in text_of(built(tmp_path, lines))
 
 
+def test_another_unit_is_told_and_never_pooled(tmp_path: Path) -> None:
+    """Numbers of two units beside each other would be a ratio of 1024 that nobody measured."""
+    lines = synthetic.demo(3)
+    for line in lines:
+        if line["mode"] == "memory" and line["target"] == "vm" and "pss_bytes" in line["values"]:
+            line["values"]["pss_kib"] = line["values"].pop("pss_bytes") / 1024
+    words = text_of(built(tmp_path, lines))
+    assert "The unit of “pss” differs between samples (pss_bytes and pss_kib)" in words
+    assert "Memory, tiny" not in words
+    assert "differs between samples" not in text_of(built(tmp_path / "clean", synthetic.demo(3)))
+
+
 def test_a_file_of_a_newer_vmm_is_one_clear_error(tmp_path: Path) -> None:
     synthetic.write(tmp_path, [synthetic.sample(schema_version=999)])
     with pytest.raises(BadData, match="999"):
