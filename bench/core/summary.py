@@ -45,7 +45,12 @@ def rows(samples: Sequence[Sample], base: str = "ct") -> list[Row]:
 
 def starts(samples: Iterable[Sample], cell: str) -> dict[int, float]:
     """Block -> seconds of the start of a cell, the median where a block has a batch."""
-    return _values([one for one in samples if one.cell == cell], "start_s")
+    return values(samples, cell, "start_s")
+
+
+def values(samples: Iterable[Sample], cell: str, what: str) -> dict[int, float]:
+    """Block -> a value of a cell, the median where a block has several."""
+    return _values([one for one in samples if one.cell == cell], what)
 
 
 def _by_size(by_target: dict[str, list[Sample]], what: str) -> dict[str, list[Sample]]:

@@ -1,4 +1,8 @@
-"""Figures that a plan fixed beforehand (`A / B`, `A - B`, each at most), and whether samples reach them."""
+"""Figures that a plan fixed beforehand, each at most, and whether samples reach them.
+
+`A / B` and `A - B` compare the starts of two targets, `A / B in VALUE` another of their numbers; `A in VALUE`
+is one target's number by itself.
+"""
 
 from __future__ import annotations
 
@@ -33,22 +37,33 @@ class Judged(NamedTuple):
 
 
 def judged(plan: Plan, samples: Sequence[Sample]) -> list[Judged]:
-    """Every figure in every group that has starts of both, paired by block."""
+    """Every figure in every group that has samples for it; two targets are paired by block."""
     found = []
     for group in dict.fromkeys(cell.group for one in plan.groups for cell in one.cells()):
         for text, wanted in plan.thresholds.items():
-            words = text.split(" ")
-            if len(words) != 3 or words[1] not in ("/", "-"):
-                continue
-            first, second = (summary.starts(samples, f"{group}/{name}") for name in (words[0], words[2]))
-            blocks = sorted(set(first) & set(second))
-            if blocks:
-                pairs = [(first[block], second[block]) for block in blocks]
-                found.append(Judged(group, text, wanted, _interval(pairs, words[1]), len(blocks)))
+            asked, _, what = text.partition(" in ")
+            match asked.split(" "):
+                case [only] if what:
+                    numbers = list(summary.values(samples, f"{group}/{only}", what).values())
+                    interval, n = stats.median_interval(numbers), len(numbers)
+                case [first, ("/" | "-") as sign, second]:
+                    pairs = _pairs(samples, f"{group}/{first}", f"{group}/{second}", what or "start_s")
+                    interval, n = _interval(pairs, sign), len(pairs)
+                case _:
+                    continue
+            if n:
+                found.append(Judged(group, text, wanted, interval, n))
     return found
 
 
+def _pairs(samples: Sequence[Sample], one: str, other: str, what: str) -> list[tuple[float, float]]:
+    first, second = (summary.values(samples, cell, what) for cell in (one, other))
+    return [(first[block], second[block]) for block in sorted(set(first) & set(second))]
+
+
 def _interval(pairs: Sequence[tuple[float, float]], sign: str) -> Interval:
+    if not pairs:
+        return Interval(math.nan, math.nan, math.nan)
     if sign == "/":
         return stats.ratio_interval(pairs)
     return stats.median_interval([one - other for one, other in pairs])

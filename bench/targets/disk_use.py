@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from bench.core import stats
+from bench.core.target import Parts
+from host import paths
 
 # linux/fs.h and linux/fiemap.h
 _FS_IOC_FIEMAP = 0xC020660B
@@ -34,6 +40,25 @@ def of(folders: Iterable[Path]) -> dict[str, float]:
         total["allocated_bytes"] += allocated
         total["unique_bytes"] += max(allocated - _shared_bytes(path), 0)
     return total
+
+
+def slope(
+    start: Callable[[], AbstractContextManager[object]], most: int, accelerator: str | None
+) -> tuple[Parts, ...]:
+    """Start instances one after another; allocated bytes of the whole home at five counts, and their slope.
+
+    The store is part of it, which has all it needs before: what grows is the instances'.
+    """
+    points: list[tuple[float, float]] = []
+    with contextlib.ExitStack() as stack:
+        for count in range(1, most + 1):
+            stack.enter_context(start())
+            if count == 1 or count % max(most // 4, 1) == 0:
+                points.append((float(count), of([paths.home()])["allocated_bytes"]))
+    found = stats.theil_sen([x for x, _ in points], [y for _, y in points]).slope.estimate
+    told = [{"instances_on_disk": count, "home_allocated_bytes": size} for count, size in points]
+    told[-1]["disk_per_instance_bytes"] = found
+    return tuple(Parts(values=values, accelerator=accelerator) for values in told)
 
 
 def entries(folders: Iterable[Path]) -> set[Path]:

@@ -52,6 +52,19 @@ class RunContainer(Container):
         """Many idle ones."""
         return crowd.made(vmm_argv(), cell)
 
+    def rebuild(self, cell: Cell) -> Parts:
+        """`vmm image build` with all but the last COPY cached."""
+        from bench.targets import imaging
+
+        build = [*vmm_argv(), "image", "build", "-t", "bench-rebuild"]
+        return imaging.rebuild(build, cell.image, cell, os.environ)
+
+    def pull(self, cell: Cell) -> Parts:
+        """`vmm image pull` of a version that shares its base with the one that is here."""
+        from bench.targets import imaging
+
+        return imaging.pull(cell)
+
 
 class RunMachine(Clone):
     """`vmm run --vm --rm`: from the template, once there is one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bench.core import plan, wanted
@@ -50,3 +52,15 @@ def test_an_interval_that_holds_the_figure_leaves_it_open() -> None:
 def test_figures_of_targets_that_were_not_run_are_not_judged() -> None:
     assert _judged("a / c", 1.0, _samples(a=0.3, b=0.2)) == []
     assert _judged("equivalent_ratio", 1.05, _samples(a=0.3, b=0.2)) == []
+
+
+def test_another_number_than_the_start_is_named_by_in() -> None:
+    samples = [
+        replace(one, values={"rebuild_s": 2 * one.edges_ns["t8"] / 1e9}) for one in _samples(a=0.3, b=0.4)
+    ]
+    (ratio,) = _judged("a / b in rebuild_s", 0.8, samples)
+    assert ratio.found.estimate == pytest.approx(0.75)
+    (alone,) = _judged("a in rebuild_s", 0.5, samples)
+    assert alone.n == BLOCKS
+    assert alone.words == "missed"
+    assert _judged("a in moved_ratio", 1.0, samples) == []
