@@ -87,10 +87,7 @@ class Build:
             {"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size}
             for layer in stage.layers
         ]
-        image = self.store.add(document, layers)
-        for name in self.request.names:
-            image = self.store.add(document, layers, name)
-        return image
+        return [self.store.add(document, layers, name) for name in self.request.names or ("",)][-1]
 
     def _refuse_unknown_arguments(self) -> None:
         used = {name for stage in self.built.values() for name in stage.used} | set(self.plan.arguments)

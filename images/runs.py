@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from host.errors import NotFound
-from images import copying, disks, layers
+from images import copying, layers
 from images.copying import Source
 from images.dockerfile import Instruction, broken
 from images.merged import Merged
@@ -119,6 +119,8 @@ def place(build: Build, mount: MountWish, held: contextlib.ExitStack, half: Path
     if mount.kind == "secret":
         return _secret(build, mount, half)
     if mount.tree:
+        from images import disks
+
         root = held.enter_context(disks.tree(build.store, build.tree_of(mount.tree)))
         found = Merged((root,)).find(mount.source or "/")
     else:
