@@ -6,6 +6,7 @@ Absolute times of two machines say nothing about each other, so none is ever put
 from __future__ import annotations
 
 import math
+import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -124,15 +125,16 @@ def to_text(comparisons: Sequence[Comparison]) -> str:
         table = one.table
         lines += [
             f"{table.id}  {table.title}",
-            f"    {table.source} [{table.tag}], n={table.n}, {table.setup}",
-        ]
+            *textwrap.wrap(f"{table.source} [{table.tag}], n={table.n}, {table.setup}", 79,
+                           initial_indent="    ", subsequent_indent="    "),
+        ]  # fmt: skip
         for beside in one.ratios:
             line = f"{beside.name} / {one.base}"
-            lines.append(f"    {line:<44} published {beside.theirs:8.3g} x   yours {beside.ours:8.3g} x")
+            lines.append(f"    {line:<34} published {beside.theirs:8.3g} x  yours {beside.ours:8.3g} x")
         if one.ratios:
             lines.append(f"    rank order: Kendall tau {one.tau:.2f}")
         for name, slope in one.slopes:
-            lines.append(f"    {'growth with instances, exponent: ' + name:<44} published {slope:8.2f}")
+            lines.append(f"    {'growth with instances: exponent, ' + name:<44} published {slope:8.2f}")
         if one.slopes:
             lines.append(f"    {'':<44} yours     {one.our_slope:8.2f}")
         lines.append("")

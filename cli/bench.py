@@ -402,16 +402,9 @@ def _compare_targets(args: argparse.Namespace, samples: list[Sample]) -> int:
 
 
 def _history(args: argparse.Namespace) -> int:
-    from bench.core import sample, summary
-    from bench.core.export import value_text
+    from bench.core import history, sample
 
-    told: dict[tuple[str, str, str], list[str]] = {}
-    for place, path in enumerate(args.results):
-        for row in summary.rows(sample.load(path).samples):
-            line = told.setdefault((row.group, row.target, row.what), ["-"] * len(args.results))
-            line[place] = value_text(row.median.estimate, row.what)
-    for (group, target, what), values in told.items():
-        print(f"  {group}/{target} {what}: " + "  ".join(values))
+    print(history.to_text({str(path): sample.load(path).samples for path in args.results}))
     return 0
 
 

@@ -136,13 +136,23 @@ def value_text(value: float, what: str) -> str:
         return _seconds(value)
     if what.endswith("_ns"):
         return _seconds(value / 1e9)
+    if what.endswith("_bytes_per_second"):
+        return value_text(value, "_bytes") + "/s"
     if what.endswith("_per_second"):
-        return f"{value:.3g} /s"
+        return f"{_scaled(value)}{'bit' if what.endswith('_bits_per_second') else ''}/s"
     if what.endswith("_bytes"):
         from host.sizes import format_bytes
 
         return format_bytes(value)
     return f"{value:.4g}"
+
+
+def _scaled(value: float) -> str:
+    """Three digits and a decimal prefix."""
+    for prefix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value:.3g} "
 
 
 def _seconds(value: float) -> str:

@@ -55,18 +55,18 @@ class Sample:
     warnings: tuple[str, ...] = ()
 
     def to_line(self) -> Line:
-        """The JSON object of this sample, without its checksum."""
+        """The JSON object of this sample, its checksum in it."""
         line: Line = {"schema_version": SCHEMA_VERSION, "record": "sample"}
         for name in _FIELDS:
             value = getattr(self, name)
             line[name] = dict(value) if isinstance(value, Mapping) else value
         line["warnings"] = list(self.warnings)
+        line["checksum"] = checksum(line)
         return line
 
     def to_json(self) -> str:
         """The line of results.jsonl, without its newline; raises ValueError for a value that is no number."""
-        text = _canonical(self.to_line(), allow_nan=False)
-        return f'{text[:-1]},"checksum":"{_digest(text)}"}}'
+        return json.dumps(self.to_line(), separators=(",", ":"), allow_nan=False)
 
 
 _FIELDS = tuple(one.name for one in fields(Sample))
@@ -82,14 +82,8 @@ class Results:
 
 def checksum(line: Mapping[str, Any]) -> str:
     """Sixteen hex digits over the canonical JSON of a line without its checksum."""
-    return _digest(_canonical({key: value for key, value in line.items() if key != "checksum"}))
-
-
-def _canonical(content: Mapping[str, Any], allow_nan: bool = True) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=allow_nan)
-
-
-def _digest(text: str) -> str:
+    content = {key: value for key, value in line.items() if key != "checksum"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -67,11 +67,16 @@ def cores_used(stressor: str) -> Read:
 
 
 def fio(way: str) -> Read:
-    """Bytes and operations a second, and the median latency of one, of fio's job (`read` or `write`)."""
+    """Bytes and operations a second, and the median latency of one, of fio's job (`read` or `write`).
+
+    Where each write is flushed the latency is the flush's.
+    """
 
     def read(output: str) -> dict[str, float]:
-        told = document(output)["jobs"][0][way]
-        latency = told["clat_ns"].get("percentile", {}).get("50.000000", told["clat_ns"]["mean"])
+        job = document(output)["jobs"][0]
+        told, flushed = job[way], job.get("sync", {}).get("lat_ns", {})
+        times = flushed if flushed.get("N", 0) > 1 else told["clat_ns"]
+        latency = times.get("percentile", {}).get("50.000000", times["mean"])
         return {
             "fio_bytes_per_second": float(told["bw_bytes"]),
             "fio_ops_per_second": float(told["iops"]),

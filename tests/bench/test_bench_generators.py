@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from capabilities import need
 
@@ -26,6 +28,14 @@ def test_reports_are_read_as_they_are_printed() -> None:
     assert generators.iperf3_stream(IPERF3) == {"received_bits_per_second": 5e9}
     assert generators.iperf3_flood(IPERF3) == {"sent_packets_per_second": 50.0, "lost_ratio": 0.25}
     assert generators.round_trip("sockperf: Summary: Latency is 12.500 usec") == {"round_trip_s": 25e-6}
+
+
+def test_the_latency_of_a_flushed_write_is_the_flushs() -> None:
+    job = {"write": {"bw_bytes": 4096, "iops": 1, "clat_ns": {"mean": 9e3}},
+           "sync": {"lat_ns": {"N": 0, "mean": 0}}}  # fmt: skip
+    assert generators.fio("write")(json.dumps({"jobs": [job]}))["fio_latency_s"] == pytest.approx(9e-6)
+    job["sync"] = {"lat_ns": {"N": 50, "mean": 3e6, "percentile": {"50.000000": 2e6}}}
+    assert generators.fio("write")(json.dumps({"jobs": [job]}))["fio_latency_s"] == pytest.approx(2e-3)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.core import compare, export, summary, table
+from bench.core import compare, export, history, summary, table
 from bench.core.progress import Progress
 from bench.core.sample import Sample
 from bench.core.schedule import Turn
@@ -139,3 +139,26 @@ def test_a_real_difference_between_two_files_is_found() -> None:
     (verdict,) = compare.compared(compare.by_cell(first), compare.by_cell(second))
     assert verdict.words == "different"
     assert verdict.ratio.estimate == pytest.approx(1.2, abs=0.001)
+
+
+def test_history_is_oldest_first_and_fits_80_columns() -> None:
+    def result(began_unix_s: float, seconds: float) -> list[Sample]:
+        edges = {"t0": 0, "t8": int(seconds * 1e9)}
+        return [
+            _sample(target, 0, edges_ns=edges, began_unix_s=began_unix_s, versions={"vmm": "1"})
+            for target in ("ct", "a-target-of-a-rather-long-name")
+        ]
+
+    results = {"new": result(2e9, 0.03), **{f"old{n}": result(1e9 + n, 0.01) for n in range(6)}}
+    text = history.to_text(results)
+    lines = text.splitlines()
+    assert lines[0].endswith("old0")
+    assert lines[6].endswith("new")
+    assert all(len(line) <= 80 for line in lines)
+    assert text.count("x3") == 2
+
+
+def test_rates_have_units() -> None:
+    assert export.value_text(5.03e9, "received_bits_per_second") == "5.03 Gbit/s"
+    assert export.value_text(634 * 2**20, "fio_bytes_per_second") == "634 MiB/s"
+    assert export.value_text(31_400, "fio_ops_per_second") == "31.4 k/s"
