@@ -27,8 +27,10 @@ class Judged(NamedTuple):
 
     @property
     def words(self) -> str:
-        """reached, missed, or open where the interval holds the figure."""
+        """reached, missed, or open where the interval holds the figure; a count needs no second run."""
         low, high = self.found.low, self.found.high
+        if self.n == 1:
+            return ("reached" if self.found.estimate <= self.wanted else "missed") + ", seen once"
         if math.isnan(low):
             return "too few"
         if high <= self.wanted:

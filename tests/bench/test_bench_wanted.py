@@ -64,3 +64,11 @@ def test_another_number_than_the_start_is_named_by_in() -> None:
     assert alone.n == BLOCKS
     assert alone.words == "missed"
     assert _judged("a in moved_ratio", 1.0, samples) == []
+
+
+@pytest.mark.parametrize(("figure", "words"), [(1, "reached, seen once"), (0, "missed, seen once")])
+def test_one_run_is_told_as_one(figure: float, words: str) -> None:
+    head = ("c", "h", "start", "start/command/tiny/a", "a", "tiny", "command")
+    sample = Sample(*head, 0, 0, False, "ok", values={"left": 1.0})
+    (one,) = _judged("a in left", figure, [sample])
+    assert one.words == words
