@@ -43,7 +43,7 @@ def resolve(words: str, roots: Sequence[str], extra_groups: Sequence[str] = ()) 
     gid = _gid(group_word, group, words) if group_word else _number(entry[3], words) if entry else 0
     name = entry[0] if entry else None
     member = () if group_word else tuple(_number(one[2], words) for one in group if name in one[3].split(","))
-    extra = tuple(_gid(one, group, words) for one in extra_groups)
+    extra = tuple(_gid(one, group, one) for one in extra_groups)
     groups = tuple(dict.fromkeys((gid, *member, *extra)))
     return Identity(uid, gid, groups, (entry[5] if entry else "") or "/")
 

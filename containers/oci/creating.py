@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from containers import privileges, users
-from containers.oci import child, effects, filters, groups, hooks, mounting, rights, states
+from containers.oci import child, effects, filters, groups, hooks, limits, mounting, rights, states
 from containers.oci.bundle import Bundle, Config, check_process
 from containers.oci.states import State
 from host.errors import BadData, Failure, HostUnfit, NotFound, Unsupported
@@ -77,7 +77,7 @@ def _born(state: State, options: Options, opened: list[int]) -> State:
         raise BadData("cannot create", state.id, "the bundle names no process")
     _refuse(bundle, process, options)
     group = state.group()
-    existed = any(os.path.isdir(path) and groups._pids(path) for _, path in group.directories())
+    existed = any(os.path.isdir(path) and groups.pids_below(path) for _, path in group.directories())
     if existed:
         options.warn(f"the cgroup {state.cgroup} is in use already")
     pipes = _pipes(opened)
@@ -395,10 +395,10 @@ def _limit(bundle: Bundle, group: groups.Group) -> None:
     resources = bundle.part("linux", "resources")
     rules = resources.get("devices") or []
     if group.version == 1:
-        group.apply(groups.device_values(rules) if group.directory("devices") else [])
+        group.apply(limits.device_values(rules) if group.directory("devices") else [])
     else:
-        groups.filter_devices_v2(group, rules)
-    group.apply(groups.values(group.version, resources))
+        limits.filter_devices_v2(group, rules)
+    group.apply(limits.values(group.version, resources))
 
 
 def limit_process(process: Config, pid: int) -> None:

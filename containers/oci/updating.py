@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-from containers.oci import groups
+from containers.oci import limits
 from containers.oci.bundle import Config
 from containers.oci.states import State
 from host.errors import BadData, Usage, WrongState
@@ -52,7 +52,7 @@ def update(state: State, wanted: Config) -> None:
     if state.status() == "stopped":
         raise WrongState("cannot update", state.id, "it is stopped")
     group = state.group()
-    values = groups.values(group.version, wanted)
+    values = limits.values(group.version, wanted)
     try:
         group.apply(values)
     except Exception:

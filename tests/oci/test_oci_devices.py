@@ -13,7 +13,7 @@ from capabilities import need
 from hypothesis import given
 from hypothesis import strategies as st
 
-from containers.oci import groups
+from containers.oci import groups, limits
 from host.errors import BadData
 from host.linux import device_filter
 from host.linux.device_filter import Rule
@@ -117,7 +117,7 @@ def test_kernel_keeps_the_rules(group: Path) -> None:
 def test_bundles_rules_on_v2(group: Path) -> None:
     whole = groups.Group(f"/{group.name}", [groups.Hierarchy(str(group.parent), (), "/")])
     assert whole.version == 2
-    groups.filter_devices_v2(whole, [{"allow": False, "access": "rwm"}])
+    limits.filter_devices_v2(whole, [{"allow": False, "access": "rwm"}])
     assert _reads(group, "/dev/zero")
     assert not _reads(group, "/dev/kmsg")
 

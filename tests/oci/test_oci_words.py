@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from capabilities import need
 
-from containers.oci import bundle, features, filters, groups, lifecycle, main, mounting, template
+from containers.oci import bundle, features, filters, groups, lifecycle, limits, main, mounting, template
 from host.errors import BadData, Failure, Unsupported, Usage
 from host.linux import syscalls as sc
 
@@ -106,30 +106,30 @@ def test_cgroup_values_of_both_versions() -> None:
         "pids": {"limit": -1},
         "unified": {"memory.high": "max"},
     }
-    old = {one.file: one.value for one in groups.values(1, resources)}
+    old = {one.file: one.value for one in limits.values(1, resources)}
     assert old["memory.limit_in_bytes"] == str(1 << 26)
     assert old["memory.memsw.limit_in_bytes"] == str(1 << 27)
     assert old["cpu.cfs_quota_us"] == "50000"
     assert old["pids.max"] == "max"
-    new = {one.file: one.value for one in groups.values(2, resources)}
+    new = {one.file: one.value for one in limits.values(2, resources)}
     assert new["memory.max"] == str(1 << 26)
     assert new["memory.swap.max"] == str(1 << 26)
     assert new["cpu.max"] == "50000 100000"
     assert new["cpu.weight"] == "39"
     assert new["memory.high"] == "max"
     with pytest.raises(BadData):
-        groups.values(2, {"unified": {"../x": "1"}})
+        limits.values(2, {"unified": {"../x": "1"}})
     with pytest.raises(BadData):
         groups.path_of({"cgroupsPath": "/a/../../b"}, "x")
 
 
 def test_device_rules_end_with_what_everyone_needs() -> None:
-    values = groups.device_values(
+    values = limits.device_values(
         [{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 10}]
     )
     assert [one.value for one in values[:2]] == ["a", "c 10:* rwm"]
     assert "c 1:3 rwm" in [one.value for one in values]
-    assert groups.device_values([]) == []
+    assert limits.device_values([]) == []
 
 
 def test_features_are_what_the_front_door_knows() -> None:
