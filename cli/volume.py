@@ -23,7 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument("names", metavar="NAME", nargs="+")
     rm = words.add_parser("rm", help="delete volumes and their files")
     rm.add_argument("names", metavar="NAME", nargs="+")
-    words.add_parser("prune", help="delete every volume that no instance names")
+    prune = words.add_parser("prune", help="delete every volume that no instance names")
+    prune.add_argument("-f", "--force", action="store_true", help="as docker has it: we never ask")
 
 
 def main(args: argparse.Namespace) -> int:
