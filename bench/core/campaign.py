@@ -213,6 +213,7 @@ class Campaign:
         if key not in self._prepared:
             try:
                 self.targets[cell.target].prepare(cell)
+                self._versions |= self.targets[cell.target].versions()  # an image's digest is known now
                 self._prepared[key] = None
             except Exception as error:  # a target's fault is its own result, never the campaign's end
                 words = (

@@ -41,6 +41,7 @@ class Ours:
 
     def __init__(self) -> None:
         self._accelerator: str | None = None
+        self._digests: dict[str, str] = {}
 
     def why_unavailable(self) -> Unavailable | None:
         """Always there; the kinds say more."""
@@ -52,6 +53,7 @@ class Ours:
 
         self._remove_strays()
         image = provision.image(cell.image)
+        self._digests[f"image {cell.image}"] = image.digest
         outlined = kinds.backend(wiring.outline(self.request(cell), image))
         self._accelerator = outlined.accelerator() if hasattr(outlined, "accelerator") else None
         # One made and removed: kernel, initrd and base disk are in their caches from here on.
@@ -204,8 +206,8 @@ class Ours:
                     runs.remove(instance, force=True)
 
     def versions(self) -> dict[str, str]:
-        """The programs that take part."""
-        return {}
+        """The programs that take part, and the digests of the images that were prepared so far."""
+        return dict(self._digests)
 
 
 class OurHeld:

@@ -41,5 +41,5 @@ class Machine(Ours):
         return home_is_writable()
 
     def versions(self) -> dict[str, str]:
-        """QEMU's."""
-        return {"qemu": facts.version_of("qemu")}
+        """QEMU's, and the images'."""
+        return {**super().versions(), "qemu": facts.version_of("qemu")}
