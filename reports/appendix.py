@@ -46,7 +46,34 @@ def _method(campaign: Mapping[str, Any]) -> Section:
     if command:
         words = " ".join(map(str, command)) if isinstance(command, list | tuple) else str(command)
         parts.append(Part("code", words, "The command that took these samples"))
+    groups = _plan_of(campaign).get("groups")
+    if isinstance(groups, list) and all(isinstance(group, dict) for group in groups):
+        parts.append(Part("table", _plan(groups), "The plan, fixed before the first run"))
     return Section("method", "Method", "How it was measured", (), tuple(parts))
+
+
+def _plan_of(campaign: Mapping[str, Any]) -> Mapping[str, Any]:
+    plan = campaign.get("plan")
+    return plan if isinstance(plan, dict) else {}
+
+
+def _plan(groups: Sequence[Mapping[str, Any]]) -> Table:
+    """One row a group of cells; the whole of it is in campaign.json."""
+    head = ("experiment", "mode", "image", "parameters", "targets", "runs", "warm-ups", "deadline")
+    rows = []
+    for group in groups:
+        params = ", ".join(f"{name}={value}" for name, value in _pairs(group.get("params")))
+        targets = ", ".join(map(str, group.get("targets") or ()))
+        told = [str(group.get(name, "–")) for name in ("experiment", "mode", "image")]
+        counts = [str(group.get(name, "–")) for name in ("runs", "warmup")]
+        rows.append((*told, params or "–", targets, *counts, f"{group.get('deadline_s', '–')} s"))
+    return Table(head, tuple(rows), True)
+
+
+def _pairs(params: object) -> list[tuple[str, object]]:
+    """Parameters as campaign.json holds them: a list of pairs."""
+    found = params if isinstance(params, list) else []
+    return [(str(one[0]), one[1]) for one in found if isinstance(one, list) and len(one) == 2]
 
 
 def _failures(samples: Sequence[Sample]) -> Section | None:
@@ -78,6 +105,9 @@ def _failure_row(sample: Sample) -> tuple[str, ...]:
 
 def _host(samples: Sequence[Sample], campaign: Mapping[str, Any], file_sha256: str) -> Section | None:
     parts = [Part("facts", _host_facts(host), str(host.get("id", ""))) for host in _hosts(samples)]
+    facts = campaign.get("facts")
+    if isinstance(facts, dict) and (more := _flat(facts)):
+        parts.append(Part("facts", more, "The host in full, as the campaign found it"))
     versions: dict[str, str] = {}
     for sample in samples:
         versions.update({str(name): str(version) for name, version in sample.versions.items()})
@@ -104,6 +134,17 @@ def _host_facts(host: Mapping[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
+def _flat(facts: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    """Nested facts as one list; long lists (a processor's flags) stay in campaign.json."""
+    found = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{above}{name}: ")
+        elif value is not None and name != "flags":
+            found.append((f"{above}{name}".replace("_", " "), str(value)[:200]))
+    return found
+
+
 def _provenance(
     samples: Sequence[Sample], campaign: Mapping[str, Any], file_sha256: str
 ) -> list[tuple[str, str]]:
@@ -121,7 +162,7 @@ def _provenance(
     ]
     if began:
         facts.insert(1, ("taken", f"{when(min(began))} to {when(max(began))}"))
-    seed = campaign.get("seed")
+    seed = _plan_of(campaign).get("seed")
     return [*facts, ("seed of the order", str(seed))] if seed is not None else facts
 
 

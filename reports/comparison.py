@@ -64,9 +64,17 @@ def comparison_section(compared: Sequence[Set]) -> Section | None:
 def _rows(one: Set) -> list[Across]:
     found = []
     for modes, what, read in WHATS:
-        for group in groups(one.samples, modes):
-            found += _of_group(one.name, group, what, read)
+        made = groups(one.samples, modes)
+        for group in made:
+            # A condition that a whole set was measured under is what the sets differ in: their names tell it.
+            alone = sum((other.mode, other.image) == (group.mode, group.image) for other in made) == 1
+            subject = group.image if alone else group.subject
+            found += _of_group(one.name, group, f"{what}{_mode(group)}, {subject}", read)
     return found
+
+
+def _mode(group: Group) -> str:
+    return f" {group.mode}" if group.mode == "boot" else ""
 
 
 def _of_group(name: str, group: Group, what: str, read: Reading) -> list[Across]:
@@ -74,8 +82,7 @@ def _of_group(name: str, group: Group, what: str, read: Reading) -> list[Across]
     made = []
     for summary in summaries(group, read, reference):
         if summary.ratio is not None and not _nan(summary.ratio):
-            mode = f" {group.mode}" if group.mode == "boot" else ""
-            label = f"{what}{mode}, {group.subject}: {summary.series.target} / {reference}"
+            label = f"{what}: {summary.series.target} / {reference}"
             under = summary.series.accelerator or ""
             made.append(Across(label, name, under.upper(), summary.ratio, summary.n))
     return made

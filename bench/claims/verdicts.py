@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -58,15 +59,39 @@ def _together(claim: Claim, findings: Sequence[Finding]) -> tuple[str, str]:
         told = "; ".join(dict.fromkeys(one.effect.lacking for one in missing))
         if claim.lacking or all(one.effect.skipped for one in missing):
             return "not testable here", claim.lacking or told
-        return "undecided", f"still open: {told}"
+        return (
+            "undecided",
+            f"still open: {told}; it would take `vmm claims run {claim.id}` where that can run",
+        )
     if unclear:
         one = unclear[0]
-        return "undecided", f"the interval of “{one.predicate.words}” lies across {one.predicate.bound}"
+        across = f"the interval of “{one.predicate.words}” lies across {one.predicate.bound}"
+        return "undecided", f"{across}; it would take {would_take(one)}"
     if inside:
         return "confirmed", inside[0].predicate.words
     if outside:
         return "refuted", f"does not hold: {outside[0].predicate.words}"
     return "not testable here", claim.lacking or "; ".join(one.effect.lacking for one in findings)
+
+
+def would_take(one: Finding) -> str:
+    """What would decide a predicate whose interval lies across its bound: an interval narrows with the root
+    of n.
+    """
+    found = one.effect.interval
+    if found is None:
+        return "samples"
+    if one.predicate.effect == "all":
+        return "runs that all fall on one side: a quieter host, or a cause for those that differ"
+    bound = one.predicate.bound
+    limits = [bound.low, bound.high] if bound.sign == "within" else [bound.low]
+    crossed = [limit for limit in limits if found.low <= limit <= found.high]
+    ways = [(found.estimate - found.low if limit < found.estimate else found.high - found.estimate, limit)
+            for limit in crossed]  # fmt: skip
+    if any(limit == found.estimate for limit in crossed):
+        return "another bound: the effect is the bound itself, and no number of runs decides that"
+    factor = max(((width / (found.estimate - limit)) ** 2 for width, limit in ways), default=1.0)
+    return f"about {math.ceil(one.effect.n * factor)} samples of this spread instead of {one.effect.n}"
 
 
 def to_record(verdict: Verdict) -> dict[str, Any]:

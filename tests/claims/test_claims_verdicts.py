@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.claims.effects import experiment_of, side
+from bench.claims.effects import Effect, experiment_of, side
 from bench.claims.register import Bound, Claim, Predicate, Where, bound, parse, register
-from bench.claims.verdicts import judge, to_record
+from bench.claims.verdicts import Finding, judge, to_record, would_take
 from bench.core.sample import Sample
 from bench.core.stats import Interval
 from host.errors import BadData
@@ -199,6 +199,19 @@ def test_an_interval_across_the_bound_is_undecided() -> None:
         for block in range(6)
     ]
     assert judge(alone(claim, predicate), made).word == "undecided"
+
+
+def test_an_undecided_claim_says_what_it_would_take() -> None:
+    """An interval twice as wide as its distance from the bound needs four times the samples."""
+    claim, predicate = next((c, p) for c, p in ALL if c.id == "C39" and p.name == "hash")
+    across = replace(predicate, bound=Bound("<=", 1.1))
+    finding = Finding(across, Effect(Interval(1.0, 0.9, 1.2), 9), "across")
+    assert "about 36 samples of this spread instead of 9" in would_take(finding)
+    same = replace(finding, effect=Effect(Interval(1.1, 0.9, 1.2), 9))
+    assert "another bound" in would_take(same)
+    every = replace(finding, predicate=replace(across, effect="all"))
+    assert "on one side" in would_take(every)
+    assert "vmm claims run C39" in judge(claim, []).reason
 
 
 def test_a_wide_interval_is_no_equivalence() -> None:

@@ -84,6 +84,18 @@ def test_several_hosts_in_one_file_are_told_apart(tmp_path: Path) -> None:
     assert "on slow-host" in html
 
 
+def test_a_warm_and_a_cold_set_stand_side_by_side(tmp_path: Path) -> None:
+    lines = synthetic.demo(6)
+    cold = [line for line in lines if line["experiment"] == "cold-start"]
+    warm = [line for line in lines if line["experiment"] == "start"]
+    sets = [
+        synthetic.write(tmp_path / name, found).parent for name, found in (("warm", warm), ("cold", cold))
+    ]
+    html = build(sets, tmp_path / "out", ["html"])[0].read_text()
+    figure = html[html.index('id="across"') :]
+    assert len(re.findall(r"<tr><th scope=\"row\">start, tiny: vm / ct</th>", figure)) == 2
+
+
 def test_before_and_after_on_one_host_are_two_sets(demo: Path, tmp_path: Path) -> None:
     faster = [
         line | {"edges_ns": {edge: at // 2 for edge, at in line["edges_ns"].items()}}

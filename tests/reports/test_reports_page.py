@@ -146,7 +146,12 @@ def test_hostile_names_become_text(tmp_path: Path) -> None:
     lines.append(synthetic.sample(target=HOSTILE, status="skipped", error=HOSTILE, hint=HOSTILE))
     host = {**synthetic.HOST, "cpu_model": HOSTILE, HOSTILE: HOSTILE, "id": HOSTILE}
     lines = [line | {"host": host, "versions": {HOSTILE: HOSTILE}, "campaign": HOSTILE} for line in lines]
-    (tmp_path / "campaign.json").write_text(json.dumps({"command_line": [HOSTILE], "seed": HOSTILE}))
+    odd = {
+        "seed": HOSTILE,
+        "groups": [{"experiment": HOSTILE, "targets": [HOSTILE], "params": [[HOSTILE, HOSTILE]]}],
+    }
+    told = {"command_line": [HOSTILE], "plan": odd, "facts": {HOSTILE: {HOSTILE: HOSTILE}}}
+    (tmp_path / "campaign.json").write_text(json.dumps(told))
     html = built(tmp_path, lines)
     elements = Elements(html)
     assert "alert(1)" in text_of(html)
@@ -184,6 +189,26 @@ def test_the_heat_map_tells_ratios_to_the_process(tmp_path: Path) -> None:
     assert "machines under TCG" in heat
     assert re.search(r'class="heat-words-1"[^>]*>1.00×<', heat)
     assert re.search(r'class="heat-words-6"[^>]*>30×<', heat)
+
+
+def test_the_appendix_has_what_a_stranger_needs_to_repeat_it(tmp_path: Path) -> None:
+    group = {"experiment": "start", "mode": "command", "image": "tiny", "targets": ["ct", "vm"], "runs": 10}
+    group |= {"warmup": 1, "deadline_s": 60.0, "params": [["boot", "pvh"]]}
+    facts = {"cpu": {"microcode": "0xd1ce", "flags": ["sse"]}, "memory": {"ksm_run": "0"}, "odd": None}
+    told = {
+        "plan": {"seed": 4711, "groups": [group]},
+        "facts": facts,
+        "command_line": ["vmm", "bench", "run"],
+    }
+    (tmp_path / "campaign.json").write_text(json.dumps(told))
+    lines = [line | {"versions": {"image tiny": "sha256:beef"}} for line in synthetic.demo(3)]
+    words = text_of(built(tmp_path, lines))
+    for word in ("boot=pvh", "60.0 s", "4711", "vmm bench run", "cpu: microcode", "0xd1ce", "sha256:beef"):
+        assert word in words
+    assert "sse" not in words.split("The host in full")[1].split("Versions")[0]
+    for broken in ("[]", '{"plan": 3, "facts": []}', '{"plan": {"groups": [1]}}', "{"):
+        (tmp_path / "campaign.json").write_text(broken)
+        assert "vm · TCG" in text_of(built(tmp_path, lines))
 
 
 def test_an_empty_file_makes_a_page_that_says_so(tmp_path: Path) -> None:
@@ -274,3 +299,44 @@ def test_a_report_of_ten_thousand_samples_is_quick_and_light(tmp_path: Path) -> 
 def test_the_same_samples_make_the_same_page() -> None:
     samples = tuple(from_line(line) for line in synthetic.demo(4))
     assert page(Source(samples)) == page(Source(samples))
+
+
+def ramp(took_s: tuple[float, ...], each: float) -> list[dict[str, object]]:
+    """Four readings of one target: N instances that take `each` bytes, half of it anonymous memory."""
+    lines = []
+    for block in range(4):
+        for count, start_s in zip((1, 2, 4, 8), took_s, strict=True):
+            drop = each * count * (1 + 0.001 * block)
+            values = {"instances": count, "mem_available_drop_bytes": drop, "start_of_this_s": start_s}
+            values |= {f"all_pss_{kind}_bytes": 0.0 for kind in ("shmem", "file")}
+            values["all_pss_anon_bytes"] = drop / 2
+            lines.append(synthetic.sample(mode="memory", target="ct", block=block, values=values))
+    return lines
+
+
+def test_density_is_told_from_the_readings(tmp_path: Path) -> None:
+    """The k-th start, the kinds, and how many fit: numbers that a reader can recompute."""
+    html = built(tmp_path, ramp((0.01, 0.02, 0.04, 0.08), 1 << 20))
+    rows = re.findall(r"<tr><th scope=\"row\">ct</th>(.*?)</tr>", html[html.index('id="kth-memory-tiny"') :])
+    assert [re.findall(r"<td>(.*?)</td>", row)[1] for row in rows[:4]] == [
+        "10.0 ms",
+        "20.0 ms",
+        "40.0 ms",
+        "80.0 ms",
+    ]
+    stack = html[html.index('id="stack-memory-tiny"') : html.index('id="kth-memory-tiny"')]
+    last = re.findall(r"<td>(.*?)</td>", re.findall(r"<tr><th scope=\"row\">ct</th>(.*?)</tr>", stack)[3])
+    assert last[1] == last[4] == "4.01 MiB"
+    assert last[5] == "8.01 MiB"
+    density = html[html.index('id="density-memory-tiny"') :]
+    assert 7770 <= int(re.search(r"<td>(7,7\d\d)</td>", density)[1].replace(",", "")) <= 7790  # type: ignore[index]
+    assert 'class="stripe"' in density
+
+
+def test_a_slope_that_noise_hides_says_nothing_about_how_many_fit(tmp_path: Path) -> None:
+    lines = ramp((0.01, 0.01, 0.01, 0.01), 1 << 20)
+    for place, line in enumerate(lines):
+        line["values"]["mem_available_drop_bytes"] = (-1) ** place * 5e7  # type: ignore[index]
+    html = built(tmp_path, lines)
+    assert 'id="density-memory-tiny"' not in html
+    assert "below the noise" in html
