@@ -20,7 +20,7 @@ from bench.core.sample import from_line, load
 from bench.core.schedule import Turn
 from bench.core.target import Cell, Parts
 from cli import main as front
-from cli.race import Course
+from cli.race import Course, racers
 from host.edges import Edges
 from reports.figures.race import lanes_of, slowdown
 from reports.gathered import groups
@@ -147,6 +147,10 @@ def test_the_recorded_race_moves_in_a_browser(browser: Chromium, tmp_path: Path,
     running = browser.value("document.getAnimations().length")
     rects = len(re.findall('class="phase grow', (tmp_path / "r.svg").read_text()))
     assert running >= rects >= 2
+
+
+def test_short_names_race_once() -> None:
+    assert racers("ct,vm,clone,vm-clone,docker") == ["ct", "vm", "vm-clone", "docker"]
 
 
 def test_an_unknown_target_and_a_race_without_runs_are_usage_errors(
