@@ -110,7 +110,7 @@ def _facts(store: Store, entry: dict[str, Any], sharers: Any, used: dict[str, li
     return {
         "name": store.name_of(entry),
         "digest": image.digest,
-        "created": document.get("created", ""),
+        "created": document.get("created") or "",
         "architecture": image.config.architecture,
         "layers": len(image.layers),
         "size_bytes": room.shared_bytes + room.unique_bytes,

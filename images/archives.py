@@ -14,7 +14,7 @@ from host.errors import BadData, Usage
 from images import disks, pack, platforms, reference
 from images.blobs import MAX_DOCUMENT_BYTES, encode, parse, sha256
 from images.layers import decompressed
-from images.store import INDEX, REF_NAME, Image, Store, checked_manifest, diff_ids_of
+from images.store import INDEX, REF_NAME, Image, Store, checked_manifest, diff_ids_of, listed
 
 FORMS = ("docker", "oci")
 _CONTAINERD_NAME = "io.containerd.image.name"
@@ -153,7 +153,7 @@ class _Archive:
         if not isinstance(told, dict) or not isinstance(told.get("Config"), str):
             raise BadData("cannot load the archive", "manifest.json", "an image without a Config")
         document = parse(self._document(told["Config"]), told["Config"])
-        names, diff_ids = told.get("Layers") or [], diff_ids_of(document)
+        names, diff_ids = _words(told, "Layers"), diff_ids_of(document)
         if len(names) != len(diff_ids):
             raise BadData("cannot load the archive", "manifest.json", "layers and diff ids differ in number")
         here = self.store.by_diff_id()
@@ -161,7 +161,7 @@ class _Archive:
             here.get(diff_id) or self._layer(name, diff_id)
             for name, diff_id in zip(names, diff_ids, strict=True)
         ]
-        tags = told.get("RepoTags") or [""]
+        tags = _words(told, "RepoTags") or [""]
         return [self.store.add(document, layers, _familiar(tag)) for tag in tags]
 
     def _layer(self, name: str, diff_id: str) -> dict[str, Any]:
@@ -175,9 +175,7 @@ class _Archive:
 
     def load_oci(self) -> list[Image]:
         index = parse(self._document("index.json"), "index.json")
-        if not isinstance(index.get("manifests"), list):
-            raise BadData("cannot load the archive", "index.json", "it lists no manifests")
-        return [self._oci_image(entry) for entry in index["manifests"]]
+        return [self._oci_image(entry) for entry in listed(index, "index.json")]
 
     def _oci_image(self, entry: dict[str, Any]) -> Image:
         notes = entry.get("annotations") or {}
@@ -215,6 +213,13 @@ class _Archive:
         ):
             while chunk := file.read(1 << 20):
                 blob.write(chunk)
+
+
+def _words(told: Mapping[str, Any], key: str) -> list[str]:
+    found = told.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
+        raise BadData("cannot load the archive", "manifest.json", f"`{key}` is no list of words")
+    return found
 
 
 def _familiar(name: str) -> str:

@@ -144,8 +144,8 @@ class Build:
         self.store.lower_dirs(image)
         document = self.store.document(image.digest)
         stage.config, stage.layers = image.config, self.store.stack(image.digest)
-        stage.history, stage.created = list(document.get("history") or []), str(document.get("created", ""))
-        stage.author = str(document.get("author", ""))
+        stage.history, stage.created = list(document.get("history") or []), str(document.get("created") or "")
+        stage.author = str(document.get("author") or "")
         chain = stage.layers[-1].chain_id if stage.layers else ""
         stage.step = cache.key("FROM", chain, configs.to_oci(image.config))
 

@@ -55,6 +55,7 @@ def from_oci(document: Mapping[str, Any]) -> ImageConfig:
     told = document.get("config") or {}
     if not isinstance(told, dict):
         raise BadData("cannot read the image configuration", why="`config` is not an object")
+    _check_told(document)
     return ImageConfig(
         entrypoint=_words(told, "Entrypoint"),
         cmd=_words(told, "Cmd"),
@@ -70,6 +71,15 @@ def from_oci(document: Mapping[str, Any]) -> ImageConfig:
         shell=_words(told, "Shell"),
         onbuild=_words(told, "OnBuild"),
     )
+
+
+def _check_told(document: Mapping[str, Any]) -> None:
+    """BadData unless what is told of the image's making is of the types that its readers take."""
+    for key in ("created", "author"):
+        _text(document, key)
+    history = document.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(step, dict) for step in history):
+        raise BadData("cannot read the image configuration", why="`history` is no list of objects")
 
 
 def to_oci(config: ImageConfig) -> dict[str, Any]:
@@ -94,7 +104,7 @@ def to_oci(config: ImageConfig) -> dict[str, Any]:
 def _healthcheck(told: Mapping[str, Any]) -> Healthcheck | None:
     if not told.get("Test"):
         return None
-    times = (int(told.get(key) or 0) for key in ("Interval", "Timeout", "StartPeriod", "Retries"))
+    times = (_number(told, key) for key in ("Interval", "Timeout", "StartPeriod", "Retries"))
     return Healthcheck(_words(told, "Test"), *times)
 
 
@@ -115,6 +125,13 @@ def _words(told: Mapping[str, Any], key: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
         raise BadData("cannot read the image configuration", why=f"`{key}` is not a list of words")
     return tuple(value)
+
+
+def _number(told: Mapping[str, Any], key: str) -> int:
+    value = told.get(key) or 0
+    if not isinstance(value, int):
+        raise BadData("cannot read the image configuration", why=f"`{key}` is no whole number")
+    return value
 
 
 def _text(told: Mapping[str, Any], key: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from host.errors import BadData, NotFound
 from images.config import host_architecture
-from images.store import DOCKER_INDEX, INDEX, check_descriptor
+from images.store import DOCKER_INDEX, INDEX, listed
 
 _VARIANTS = {"arm64": ("", "v8"), "arm": ("v7", "v6", "v5", "")}
 
@@ -25,11 +25,7 @@ def is_index(document: Mapping[str, Any], media_type: str = "") -> bool:
 def choose(document: Mapping[str, Any], name: str, architecture: str = "") -> dict[str, Any]:
     """The descriptor for an architecture (this host's). NotFound names those that there are."""
     wanted = architecture or host_architecture()
-    entries = document.get("manifests")
-    if not isinstance(entries, list):
-        raise BadData("cannot use the index", name, "it lists no manifests")
-    for entry in entries:
-        check_descriptor(entry, name)
+    entries = listed(document, name)
     for variant in _VARIANTS.get(wanted, ("",)):
         for entry in entries:
             told = entry.get("platform") or {}
@@ -43,4 +39,4 @@ def choose(document: Mapping[str, Any], name: str, architecture: str = "") -> di
 def _words(entry: Mapping[str, Any]) -> str:
     told = entry.get("platform") or {}
     parts = (told.get("os", "?"), told.get("architecture", "?"), told.get("variant", ""))
-    return "/".join(part for part in parts if part)
+    return "/".join(str(part) for part in parts if part)

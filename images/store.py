@@ -304,6 +304,21 @@ def check_descriptor(descriptor: Any, owner: str) -> None:
         raise BadData("cannot use the manifest", owner, f"{digest!r} is no sha256 digest")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise BadData("cannot use the manifest", owner, f"{size!r} is no size")
+    if not isinstance(descriptor.get("mediaType", ""), str):
+        raise BadData("cannot use the manifest", owner, f"{descriptor['mediaType']!r} is no media type")
+
+
+def listed(index: Mapping[str, Any], owner: str) -> list[dict[str, Any]]:
+    """The descriptors of an index; BadData unless each is one, with words for what is said beside it."""
+    entries = index.get("manifests")
+    if not isinstance(entries, list):
+        raise BadData("cannot use the index", owner, "it lists no manifests")
+    for entry in entries:
+        check_descriptor(entry, owner)
+        for key, words in (("annotations", entry.get("annotations")), ("platform", entry.get("platform"))):
+            if not isinstance(words or {}, dict):
+                raise BadData("cannot use the index", owner, f"`{key}` is no object")
+    return entries
 
 
 def diff_ids_of(document: Mapping[str, Any]) -> list[str]:

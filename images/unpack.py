@@ -15,7 +15,7 @@ import stat
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from host.errors import BadData, Failure, from_os_error
 from images.merged import Found, Merged, Parts, is_whiteout, lstat, resolve
@@ -23,7 +23,14 @@ from images.metadata import Outcome, Rights, copy_file, copy_metadata, rights, s
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
+# More levels than any image has, fewer than PATH_MAX and Python's stack allow.
+_DEEPEST = 256
 _COPY_BYTES = 1 << 18
+_EXTENDED = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
+_LARGEST_HEADER_BYTES = 1 << 20
 _ZEROS = bytes(_COPY_BYTES)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -36,10 +43,13 @@ def apply(stream: BinaryIO, target: Path, lowers: Sequence[Path] = (), what: str
     """
     with _Layer(target, lowers, rights()) as layer:
         try:
-            with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as archive:
+            with tarfile.open(fileobj=stream, mode="r|", errorlevel=2, tarinfo=_Member) as archive:
                 for member in archive:
                     layer.add(archive, member)
-        except (tarfile.TarError, EOFError, UnicodeError) as error:
+            layer.finish()
+            return layer.outcome
+        # ValueError and OverflowError: owners, times and attributes that are no such thing.
+        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
             raise BadData("cannot unpack", what, f"not a sound tar archive: {error}") from None
         except OSError as error:
             if error.errno in (errno.EFBIG, errno.EINVAL, errno.ENAMETOOLONG):
@@ -48,8 +58,18 @@ def apply(stream: BinaryIO, target: Path, lowers: Sequence[Path] = (), what: str
         except Failure as error:
             error.on = error.on or f"{what}, entry {layer.at}"
             raise
-        layer.finish()
-        return layer.outcome
+
+
+class _Member(tarfile.TarInfo):
+    """An entry whose extended header is small: tarfile reads all of it into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """The entry of a block; BadData for an extended header that is larger than a megabyte."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _EXTENDED and not 0 <= member.size <= _LARGEST_HEADER_BYTES:
+            raise BadData("cannot unpack", why=f"an extended header of {member.size} bytes")
+        return member
 
 
 class _Layer:
@@ -96,6 +116,8 @@ class _Layer:
             raise BadData("cannot unpack", why=f"the name {name!r} leads out of the tree")
         if not parts:
             return (), ""
+        if len(parts) > _DEEPEST:
+            raise BadData("cannot unpack", why=f"a name of {len(parts)} parts: {_DEEPEST} are the most")
         above = "/".join(parts[:-1])
         if above not in self._resolved:
             self._resolved[above] = resolve(above, self._lookup)

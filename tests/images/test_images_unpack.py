@@ -261,6 +261,48 @@ class TestContent:
         with pytest.raises(BadData):
             unpack.apply(io.BytesIO(data[:2000]), tmp_path)
 
+    @pytest.mark.parametrize(
+        "pax",
+        [
+            {"mtime": "abc"},
+            {"mtime": "1e400"},
+            {"uid": "-7"},
+            {"gid": "99999999999"},
+            {"SCHILY.xattr.user.a\0b": "x"},
+            {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"},
+        ],
+    )
+    @pytest.mark.parametrize("make", [a_file, a_dir])
+    def test_numbers_and_names_that_are_none_are_refused(
+        self, layer: Callable[..., Path], make: Callable[..., Entry], pax: dict[str, str]
+    ) -> None:
+        need("root")
+        with pytest.raises(BadData):
+            layer(make("x", pax=pax))
+
+    def test_an_endless_extended_header_is_refused_before_it_is_read(self, tmp_path: Path) -> None:
+        member = tarfile.TarInfo("header")
+        member.type, member.size = tarfile.XHDTYPE, 1 << 40
+
+        class Endless(io.RawIOBase):
+            left = member.tobuf(tarfile.GNU_FORMAT)
+            given = 0
+
+            def read(self, size: int = -1) -> bytes:
+                data, self.left = self.left[:size].ljust(size, b"x"), self.left[size:]
+                self.given += size
+                return data
+
+        source = Endless()
+        with pytest.raises(BadData, match="extended header"):
+            unpack.apply(source, tmp_path)  # type: ignore[arg-type]
+        assert source.given < 1 << 20
+
+    @pytest.mark.parametrize("parts", [257, 1200, 2100])
+    def test_a_name_of_very_many_parts_is_refused(self, layer: Callable[..., Path], parts: int) -> None:
+        with pytest.raises(BadData, match="parts"):
+            layer(a_file("/".join(["a"] * parts)))
+
     def test_no_tar_at_all_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(BadData):
             unpack.apply(io.BytesIO(b"<html>not found</html>" * 100), tmp_path)
