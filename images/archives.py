@@ -13,7 +13,7 @@ from typing import IO, Any
 from host.errors import BadData, Usage
 from images import disks, pack, platforms, reference
 from images.blobs import MAX_DOCUMENT_BYTES, encode, parse, sha256
-from images.layers import decompressed
+from images.compression import decompressed
 from images.store import INDEX, REF_NAME, Image, Store, checked_manifest, diff_ids_of, listed
 
 FORMS = ("docker", "oci")

@@ -14,7 +14,7 @@ from host.errors import BadData, NotFound, Usage
 from host.sizes import format_bytes
 from images import config as configs
 from images import disks, fetch, iso, pack, reference, rootfs
-from images.layers import decompressed
+from images.compression import decompressed
 from images.store import DISK_ISO, DISK_QCOW2, KERNEL, RAMDISK, Image, Store, now_unix_s, rfc3339
 
 Say = Callable[[str], None]

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from host import records
-from host.errors import BadData, Unsupported
+from host.errors import BadData
 from images.blobs import Blobs, new_sha256, sha256
 
 TAR = "application/vnd.oci.image.layer.v1.tar"
 TAR_GZIP = TAR + "+gzip"
 TAR_ZSTD = TAR + "+zstd"
 _DOCKER = "application/vnd.docker.image.rootfs.diff.tar"
-MEDIA_TYPES = {TAR, TAR_GZIP, TAR_ZSTD, _DOCKER, _DOCKER + ".gzip"}
+MEDIA_TYPES = {TAR, TAR_GZIP, TAR_ZSTD, _DOCKER, _DOCKER + ".gzip", _DOCKER + ".zstd"}
 # gzip packs zeros 1032:1 at best; a layer that grows beyond both is a bomb, whatever it says it is.
 MAX_GROWTH = 250
 FREE_GROWTH_BYTES = 512 << 20
@@ -173,6 +173,8 @@ def reading(blobs: Blobs, layer: Layer) -> Iterator[BinaryIO]:
 
     Raises BadData when the blob is not what the manifest says: nothing of it may be used then.
     """
+    from images.compression import decompressed  # not on the way of a start
+
     with blobs.open(layer.digest) as file:
         checked = _Checked(file, layer.size)
         plain = Plain(decompressed(checked), layer)
@@ -235,57 +237,6 @@ class Plain:
         """Read what the archive's reader left: the padding after its end belongs to the diff id."""
         while self.read(1 << 20):
             pass
-
-
-def decompressed(stream: object) -> BinaryIO:
-    """The plain bytes of a stream; the compression is told by the content, never by a name or media type."""
-    head = _Peeked(stream)
-    start = head.peek(6)
-    if start[:2] == b"\x1f\x8b":
-        import gzip
-
-        return gzip.GzipFile(fileobj=head, mode="rb")  # type: ignore[call-overload,no-any-return]
-    if start[:4] == b"\x28\xb5\x2f\xfd":
-        return _zstd(head)
-    if start[:3] == b"BZh" or start == b"\xfd7zXZ\x00":
-        raise Unsupported(
-            "cannot unpack the layer", why="compressed by bzip2 or xz, which OCI layers are not"
-        )
-    return head  # type: ignore[return-value]
-
-
-def _zstd(head: object) -> BinaryIO:
-    try:
-        import zstandard  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        hint = "pip install zstandard"
-        raise Unsupported("cannot unpack the layer", why="compressed by zstd", hint=hint) from None
-    reader: BinaryIO = zstandard.ZstdDecompressor().stream_reader(head, read_across_frames=True)
-    return reader
-
-
-class _Peeked:
-    """A stream whose first bytes can be looked at."""
-
-    def __init__(self, stream: object) -> None:
-        self._stream, self._head = stream, b""
-
-    def peek(self, size: int) -> bytes:
-        while len(self._head) < size:
-            more = self._stream.read(size - len(self._head))  # type: ignore[attr-defined]
-            if not more:
-                break
-            self._head += more
-        return self._head[:size]
-
-    def read(self, size: int = -1) -> bytes:
-        if not self._head:
-            return self._stream.read(size)  # type: ignore[attr-defined,no-any-return]
-        take = len(self._head) if size < 0 else min(size, len(self._head))
-        data, self._head = self._head[:take], self._head[take:]
-        if size < 0 or len(data) < size:
-            data += self._stream.read(size - len(data) if size >= 0 else -1)  # type: ignore[attr-defined]
-        return data
 
 
 def used_bytes(tree: Path) -> int:

@@ -10,7 +10,7 @@ from typing import IO, Any
 from host.errors import BadData
 from images import config as configs
 from images import dockerfile, pack, stages
-from images.layers import decompressed
+from images.compression import decompressed
 from images.merged import Merged
 from images.stage import Stage
 from images.store import Image, Store, now_unix_s, rfc3339

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 from capabilities import need
 from image_trees import Entry, a_dir, a_file, a_hard_link, a_link, tar
 
@@ -338,6 +339,15 @@ class TestBlobs:
         assert (shelf.ensure(self.PLAIN, self.PLAIN) / "f").read_bytes() == b"content"
         other = tar(a_file("g", b"zipped"))
         assert (shelf.ensure(gzip.compress(other), other) / "g").read_bytes() == b"zipped"
+
+    def test_zstd_layers_unpack(self, shelf: Shelf) -> None:
+        frames = zstandard.compress(self.PLAIN[:512]) + zstandard.compress(self.PLAIN[512:])
+        assert (shelf.ensure(frames, self.PLAIN) / "f").read_bytes() == b"content"
+
+    def test_damaged_zstd_is_refused(self, shelf: Shelf) -> None:
+        blob = zstandard.compress(self.PLAIN)
+        self.refused(shelf, "decompress", blob + b"junk", self.PLAIN)
+        self.refused(shelf, "diff id|archive", blob[:-9], self.PLAIN)
 
     def refused(self, shelf: Shelf, words: str, blob: bytes, plain: bytes, **claims: object) -> None:
         with pytest.raises(BadData, match=words):
