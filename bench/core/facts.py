@@ -126,13 +126,25 @@ def version_of(program: str) -> str:
 
 
 def ours() -> str:
-    """Our own version."""
+    """Our own version, with the commit where we run from a checkout: history is across commits."""
     from importlib.metadata import PackageNotFoundError, version
 
+    commit = _commit(Path(__file__).parents[2] / ".git")
     try:
-        return version("vmm-lab")
+        return version("vmm-lab") + (f"+g{commit}" if commit else "")
     except PackageNotFoundError:
         return "unknown (not installed)"
+
+
+def _commit(git: Path) -> str:
+    """The checked-out commit's first digits (gitrepository-layout(5)); empty where there is no checkout."""
+    head = _text(str(git / "HEAD")) or ""
+    if not head.startswith("ref: "):
+        return head[:8]
+    name = head.removeprefix("ref: ")
+    packed = (_text(str(git / "packed-refs")) or "").splitlines()
+    found = _text(str(git / name)) or next((line for line in packed if line.endswith(f" {name}")), "")
+    return found[:8]
 
 
 def _text(path: str) -> str | None:

@@ -21,7 +21,7 @@ Read = Callable[[str], Mapping[str, float]]
 
 def measured(target: Target, cell: Cell, command: str, read: Read) -> Parts:
     """Run the generator in a fresh instance; `read` takes the values out of what it said."""
-    body = f"read up rest </proc/uptime; echo up_s=$up\n{command} 2>&1 || exit 9\n"
+    body = f"read up rest </proc/uptime; echo up_s=$up\n{{ {command}; }} 2>&1 || exit 9\n"
     body += "read up rest </proc/uptime; echo down_s=$up"
     parts = workload.script(target, cell, body)
     if parts.status != "ok":

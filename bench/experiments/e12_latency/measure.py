@@ -11,8 +11,8 @@ from bench.experiments import generators
 
 # cyclictest would need real-time rights, which containers do not have.
 COMMAND = (
-    "ip link set lo up 2>/dev/null; sockperf server --tcp -p 7009 >/dev/null 2>&1 & sleep 0.5; "
-    "sockperf ping-pong --tcp -p 7009 -t 1"
+    "ip link set lo up 2>/dev/null; sockperf server --tcp -p 7009 >/dev/null 2>&1 & server=$!; sleep 0.5; "
+    "sockperf ping-pong --tcp -p 7009 -t 1; status=$?; kill $server; [ $status = 0 ]"
 )
 
 
