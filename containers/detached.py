@@ -287,9 +287,10 @@ def settle(container: Container) -> None:
 
 def wait_drained(container: Container) -> None:
     """Wait until the supervisor has drained the FIFOs, which it then removes: nothing more will come."""
-    deadline = time.monotonic() + _DRAIN_S
+    deadline, pause_s = time.monotonic() + _DRAIN_S, 0.001
     while (container.run_dir / "stdout").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.02)
 
 
 _DRAIN_S = 2.0
