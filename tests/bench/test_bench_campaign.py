@@ -260,3 +260,22 @@ def test_a_full_disk_ends_the_campaign_with_whole_records_and_a_hint(tmp_path: P
     found = sample.load(tmp_path / "kept")
     assert found.notes == ()
     assert len(found.samples) > 20
+
+
+def test_a_worker_is_forked_from_a_campaign_without_numpy(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from bench.core import worker
+from cli import main
+runs, held = worker.runs, set()
+def spied(*words):
+    held.update({{"numpy", "scipy"}} & set(sys.modules))
+    return runs(*words)
+worker.runs = spied
+status = main.main(["bench", "run", {str(_plan(tmp_path, runs=1))!r}, "--out", {str(tmp_path / "out")!r}])
+print(status, held, "numpy" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0 set() True"
