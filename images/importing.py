@@ -6,14 +6,14 @@ import hashlib
 import re
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from host.errors import BadData, NotFound, Usage
 from host.sizes import format_bytes
 from images import config as configs
-from images import disks, fetch, iso, pack, reference, rootfs
+from images import disks, fetch, iso, ova, pack, reference, rootfs
 from images.compression import decompressed
 from images.store import DISK_ISO, DISK_QCOW2, KERNEL, RAMDISK, Image, Store, now_unix_s, rfc3339
 
@@ -79,12 +79,23 @@ def _checked(store: Store, wish: Wish, say: Say, path: Path) -> Image:
     if wish.checksum:
         say("verifying the checksum")
         verify(path, wish.checksum, wish.source)
+    if not wish.raw and (ova.is_ova(path) or ova.is_ovf(path)):
+        return _appliance(store, wish, say, path)
     if not wish.raw and is_tar(path):
         say("storing the root file system")
         with path.open("rb") as stream:
             return rootfs.import_tar(store, stream, wish.name, wish.changes, wish.message)
     say("storing the disk")
     return import_disk(store, path, wish)
+
+
+def _appliance(store: Store, wish: Wish, say: Say, path: Path) -> Image:
+    """An OVA or OVF: its disk, with what it asks of a machine as labels."""
+    say("reading the appliance")
+    with store.using(), store.layers.making() as half:
+        found = ova.unpack(path, half)
+        say("storing the disk")
+        return import_disk(store, found.disk, replace(wish, changes=(*found.labels, *wish.changes)))
 
 
 def is_tar(path: Path) -> bool:
