@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +34,10 @@ def fetch(
     most_bytes: int = 1 << 40,
     tries: int = _TRIES,
 ) -> Path:
-    """Download to `path`, going on where a former try ended. The file is whole when this returns.
+    """Download to `path`, going on where a former try ended, if the server still has the same file.
 
-    Failure for a status of the server, BadData for more than `most_bytes`, DeadlinePassed when every try was
-    cut or stalled.
+    The file is whole when this returns. Failure for a status of the server, BadData for more than
+    `most_bytes`, DeadlinePassed when every try was cut or stalled.
     """
     import urllib3
 
@@ -48,6 +48,7 @@ def fetch(
                 time.sleep(min(PAUSE_S * 2**turn, 5))
             try:
                 if _go_on(connections, url, path, progress, most_bytes):
+                    _version(path).unlink(missing_ok=True)
                     return path
                 last = None
             except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -63,26 +64,18 @@ def _go_on(
 ) -> bool:
     """One try from where the file ends; whether it is whole now."""
     have = path.stat().st_size if path.exists() else 0
-    headers = (
-        {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
-        if have
-        else {"Accept-Encoding": "identity"}
-    )
+    headers = {"Accept-Encoding": "identity", **(_range(path, have) if have else {})}
     answer = connections.request("GET", url, headers=headers, preload_content=False, redirect=True, retries=3)
     try:
-        if answer.status == 416 and have:
-            return True
-        if answer.status in (429, 500, 502, 503, 504):
-            return False
-        if answer.status not in (200, 206):
-            raise Failure("cannot download", url, f"the server answered {answer.status} {answer.reason}")
-        start = have if answer.status == 206 else 0
+        start = _start(answer, url, path, have)
+        if start is None:
+            return answer.status == 416 and path.exists()
         total = _total(answer, start)
         with path.open("r+b" if path.exists() else "wb") as file:
             file.seek(start)
             file.truncate()
             done = start
-            for chunk in _chunks(answer):
+            for chunk in answer.stream(_CHUNK_BYTES, decode_content=False):
                 file.write(chunk)
                 done += len(chunk)
                 if done > most_bytes:
@@ -93,14 +86,43 @@ def _go_on(
         answer.release_conn()
 
 
-def _chunks(answer: Any) -> Iterator[bytes]:
-    """The body as it comes; a body that is cut ends here, and the byte count tells."""
-    import urllib3
+def _start(answer: Any, url: str, path: Path, have: int) -> int | None:
+    """Where in the file the answer's body belongs, or None where it has none for us.
 
-    try:
-        yield from answer.stream(_CHUNK_BYTES, decode_content=False)
-    except (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError):
-        return
+    What is here of another file than the server has now is removed.
+    """
+    if answer.status in (429, 500, 502, 503, 504):
+        return None
+    told = str(answer.headers.get("Content-Range", ""))
+    if answer.status == 416 and have:  # nothing comes after what is here
+        if not told.endswith(f"*/{have}"):
+            path.unlink()
+        return None
+    if answer.status not in (200, 206):
+        raise Failure("cannot download", url, f"the server answered {answer.status} {answer.reason}")
+    start = have if answer.status == 206 else 0
+    if start and not told.startswith(f"bytes {start}-"):
+        path.unlink()
+        return None
+    _remember(path, answer)
+    return start
+
+
+def _range(path: Path, have: int) -> dict[str, str]:
+    """Ask for the rest, and for all of it where the file is another by now (RFC 9110, 13.1.5 If-Range)."""
+    asked, known = {"Range": f"bytes={have}-"}, _version(path)
+    return {**asked, "If-Range": known.read_text()} if known.exists() else asked
+
+
+def _version(path: Path) -> Path:
+    """Where it is kept which version of the file the beginning is of."""
+    return path.with_name(f"{path.name}.version")
+
+
+def _remember(path: Path, answer: Any) -> None:
+    tag = answer.headers.get("ETag", "")
+    told = answer.headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
+    _version(path).write_text(told) if told else _version(path).unlink(missing_ok=True)
 
 
 def _total(answer: Any, start: int) -> int | None:

@@ -450,11 +450,49 @@ class TestDownloads:
         def answer(handler: http.server.BaseHTTPRequestHandler, number: int) -> None:
             start = handler.headers.get("Range", "")
             offset = int(start.removeprefix("bytes=").rstrip("-")) if start else 0
-            send(handler, 206 if offset else 200, disk[offset:], cut=500_000 if number == 1 else None)
+            told = {"Content_Range": f"bytes {offset}-{len(disk) - 1}/{len(disk)}"} if offset else {}
+            send(handler, 206 if offset else 200, disk[offset:], 500_000 if number == 1 else None, **told)
 
         server = liar(answer)
         assert self.import_(store, f"http://{server.host}/x", sha256(disk)).disk
         assert server.ranges == ["", "bytes=500000-"]
+
+    def test_a_cut_body_of_untold_length_is_not_taken_for_whole(
+        self, store: Store, disk: bytes, liar: Callable[..., Liar]
+    ) -> None:
+        def answer(handler: http.server.BaseHTTPRequestHandler, number: int) -> None:
+            handler.send_response(200)
+            handler.send_header("Transfer-Encoding", "chunked")
+            handler.end_headers()
+            handler.wfile.write(b"%x\r\n%b\r\n" % (len(disk) // 2, disk[: len(disk) // 2]))
+            handler.close_connection = True
+
+        server = liar(answer)
+        with pytest.raises(Failure, match="ended early"):
+            self.import_(store, f"http://{server.host}/x")
+        assert store.images() == []
+
+    @pytest.mark.parametrize("odd", ["another file by now", "another range", "too much is here"])
+    def test_a_download_never_mixes_two_files(
+        self, store: Store, disk: bytes, liar: Callable[..., Liar], odd: str
+    ) -> None:
+        """The first try is cut in the middle of a file of other content; then the server has `disk`."""
+
+        def answer(handler: http.server.BaseHTTPRequestHandler, number: int) -> None:
+            if number == 1:
+                send(handler, 200, bytes(1 << 20), 500_000, ETag='"old"')
+            elif number == 2 and odd == "another range":
+                send(handler, 206, disk[7:], Content_Range=f"bytes 7-{len(disk) - 1}/{len(disk)}")
+            elif number == 2 and odd == "too much is here":
+                send(handler, 416, b"", Content_Range="bytes */7")
+            else:
+                assert handler.headers.get("If-Range", '"old"') == '"old"'
+                send(handler, 200, disk, ETag='"new"')
+
+        server = liar(answer)
+        assert self.import_(store, f"http://{server.host}/x").disk
+        assert "bytes=500000-" in server.ranges
+        assert os.listdir(store.root / "downloads") == []
 
     @pytest.mark.parametrize("what", ["html", "wrong checksum", "not in the list", "404", "always cut"])
     def test_anything_else_is_refused_and_nothing_kept(
