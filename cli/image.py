@@ -22,12 +22,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     subs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _configure_looking(subs)
     _configure_changing(subs)
-    from cli import image_build, image_convert, image_move, image_registry
+    from cli import image_build, image_catalog, image_convert, image_move, image_registry
 
     image_build.configure(subs)
     image_move.configure(subs)
     image_convert.configure(subs)
     image_registry.configure(subs)
+    image_catalog.configure(subs)
 
 
 def _verb(subs: Parsers, name: str, work: Callable[[argparse.Namespace], int], line: str) -> Any:

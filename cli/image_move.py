@@ -69,6 +69,9 @@ def _import(subs: Any) -> None:
     into.add_argument("--kernel", metavar="FILE", help="with a disk that does not boot by itself")
     into.add_argument("--ramdisk", metavar="FILE", help="with --kernel")
     into.add_argument("--append", default="", metavar="WORDS", help="with --kernel: else root=/dev/vda rw")
+    into.add_argument(
+        "--arch", default="", metavar="ARCH", help="a disk's architecture, as OCI says it (arm64)"
+    )
     into.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
@@ -156,6 +159,7 @@ def import_image(args: argparse.Namespace) -> int:
         kernel=_file(args.kernel),
         ramdisk=_file(args.ramdisk),
         append=args.append,
+        architecture=args.arch,
     )
     if not args.kernel and (args.ramdisk or args.append):
         raise Usage("cannot import", why="--ramdisk and --append need --kernel")

@@ -27,6 +27,7 @@ class Wish:
     """What to import and as what: `checksum` is `sha256:HEX`, `sha512:HEX`, or the address of a list.
 
     A disk that does not boot by itself comes with a kernel, a ramdisk, and words for the kernel (`append`).
+    `architecture` is OCI's word (amd64, arm64), this host's where nothing is said.
     """
 
     source: str
@@ -38,6 +39,7 @@ class Wish:
     kernel: Path | None = None
     ramdisk: Path | None = None
     append: str = ""
+    architecture: str = ""
 
 
 def run(store: Store, wish: Wish, say: Say, spooled: Path | None = None) -> Image:
@@ -169,7 +171,7 @@ def _add(store: Store, wish: Wish, parts: list[dict[str, object]], changes: list
     stage = rootfs.changed(configs.ImageConfig(), [*wish.changes, *changes])
     created = rfc3339(now_unix_s())
     document = {
-        "architecture": configs.host_architecture(),
+        "architecture": wish.architecture or configs.host_architecture(),
         "os": "linux",
         "created": created,
         "config": configs.to_oci(stage.config),
