@@ -54,7 +54,7 @@ def _verb(subs: Any, name: str, work: Any, line: str) -> Any:
 
 
 def _access(args: argparse.Namespace, user: str = "", password: str = "") -> Any:
-    from images.registry import Access
+    from images.transport import Access
 
     return Access(args.plain_http, Path(args.ca_file) if args.ca_file else None, user, password)
 

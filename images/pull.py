@@ -17,8 +17,9 @@ from host.errors import BadData, DeadlinePassed, Failure, from_os_error
 from host.sizes import format_bytes
 from images import disks, platforms, reference
 from images.blobs import Blobs, parse, sha256
-from images.registry import TRIES, Access, Registry
+from images.registry import Registry
 from images.store import MANIFEST, Image, Store, checked_manifest
+from images.transport import TRIES, Access
 
 _AT_ONCE = 4
 PAUSE_S = 0.25

@@ -1,42 +1,25 @@
-"""One registry, spoken to by the OCI distribution-spec v1.1: manifests, blobs, uploads, the catalog.
+"""What a registry is asked, by the OCI distribution-spec v1.1: manifests, blobs, uploads, the catalog.
 
-Retries what may pass (cut connections, 429, 5xx) with growing pauses; all else is told at once. Nothing that
-a registry says is believed: sizes, digests and media types are checked by whoever stores the bytes.
+Nothing that a registry says is believed: sizes, digests and media types are checked by whoever stores the
+bytes.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import ssl
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urljoin
 
-from host.errors import BadData, DeadlinePassed, Failure, NotFound, Usage
-from images import credentials
+from host.errors import BadData, DeadlinePassed
 from images.blobs import MAX_DOCUMENT_BYTES, sha256
 from images.store import DOCKER_INDEX, DOCKER_MANIFEST, INDEX, MANIFEST
+from images.transport import TRIES, Access, Transport, network_words
 
-TRIES = 5
-STALL_S = 30.0
 _ACCEPTED = ", ".join((INDEX, MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
 _CHUNK_BYTES = 1 << 18
-_PASSING = (408, 425, 429, 500, 502, 503, 504)
-_LOOPBACK = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?")
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How a registry is reached: in plain HTTP, with an authority of its own, with whose credentials."""
-
-    plain_http: bool = False
-    ca_file: Path | None = None
-    user: str = ""
-    password: str = ""
 
 
 class Registry:
@@ -45,178 +28,19 @@ class Registry:
     def __init__(
         self, host: str, access: Access | None = None, pause: Callable[[float], None] = time.sleep
     ) -> None:
-        if not host:
-            hint = "write HOST[:PORT]/NAME[:TAG]; there is no default registry"
-            raise Usage("cannot reach a registry", why="the name says none", hint=hint)
-        self.host, self.access, self._pause = host, access or Access(), pause
-        self.scheme = "http" if self.access.plain_http else "https"
-        self._authorization: dict[str, str] = {}
-        self._pool = self._make_pool()
-
-    def _make_pool(self) -> Any:
-        import urllib3
-
-        context = ssl.create_default_context()
-        ca_file = self.access.ca_file or _known_authority(self.host)
-        if ca_file is not None:
-            try:
-                context.load_verify_locations(ca_file)
-            except (OSError, ssl.SSLError) as error:
-                raise Usage("cannot use the authority", str(ca_file), str(error)) from None
-        timeout = urllib3.Timeout(connect=10, read=STALL_S)
-        return urllib3.PoolManager(8, ssl_context=context, timeout=timeout, retries=False)
+        self.host, self._http = host, Transport(host, access, pause)
 
     def close(self) -> None:
         """Close the connections."""
-        self._pool.clear()
-
-    # one request
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str] | None = None,
-        body: Any = None,
-        expect: tuple[int, ...] = (200,),
-        tries: int = TRIES,
-    ) -> Any:
-        """Send a request until its status is one of `expect`; the response, its body not read yet.
-
-        `body` may be a callable that gives a fresh body for each try. NotFound for 404, Failure with the
-        registry's words for other statuses, DeadlinePassed when all tries failed.
-        """
-        import urllib3
-
-        why, scheme = "", self.scheme
-        for turn in range(tries):
-            if turn and scheme == self.scheme:
-                self._pause(_wait_s(turn, why))
-            scheme = self.scheme
-            try:
-                answer = self._once(method, path, dict(headers or {}), body() if callable(body) else body)
-            except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
-                why = _network_words(error)
-                if isinstance(_innermost(error), ssl.SSLError | urllib3.exceptions.SSLError):
-                    self._fall_back(why)
-                continue
-            if answer.status in expect:
-                return answer
-            if answer.status not in _PASSING:
-                raise self._refusal(answer, path)
-            retry = answer.headers.get("Retry-After", "")
-            why = f"it answered {answer.status} {answer.reason}" + (
-                f", retry after {retry} s" if retry else ""
-            )
-            answer.drain_conn()
-        hint = "is the registry running, and is this its address?"
-        raise DeadlinePassed("cannot reach the registry", self.host, f"{tries} tries failed; {why}", hint)
-
-    def _once(self, method: str, path: str, headers: dict[str, str], body: Any) -> Any:
-        url = path if "://" in path else f"{self.scheme}://{self.host}{path}"
-        scope = _scope(path, method)
-        answer = self._send(method, url, headers, body, scope)
-        if answer.status != 401 or not self._authenticate(answer, scope):
-            return answer
-        answer.drain_conn()
-        if hasattr(body, "seek"):
-            body.seek(0)
-        return self._send(method, url, headers, body, scope)
-
-    def _send(self, method: str, url: str, headers: dict[str, str], body: Any, scope: str) -> Any:
-        import urllib3
-
-        known = self._authorization.get(scope) or self._authorization.get("")
-        # Only the registry itself learns who we are; urllib3 takes the header away when it is sent elsewhere.
-        if known and urlsplit(url).netloc == self.host:
-            headers = {**headers, "Authorization": known}
-        follow = urllib3.Retry(
-            total=8, redirect=5, connect=0, read=0, status=0, other=0, raise_on_status=False
-        )
-        retries = follow if method in ("GET", "HEAD") else False
-        return self._pool.request(
-            method, url, headers=headers, body=body, preload_content=False, retries=retries
-        )
-
-    def _fall_back(self, why: str) -> None:
-        """Loopback registries often speak plain HTTP; nobody else gets that trust unasked."""
-        if "EOF" in why:
-            return  # cut in the middle of the handshake: that may pass
-        plain = "WRONG_VERSION" in why or "wrong version" in why or "record layer" in why
-        if plain and _LOOPBACK.fullmatch(self.host):
-            self.scheme = "http"
-            return
-        if plain:
-            hint = "--plain-http, if you trust the network between"
-            raise Failure("cannot reach the registry", self.host, "it speaks no TLS", hint)
-        hint = "--ca-file FILE, or put it at /etc/docker/certs.d/HOST:PORT/ca.crt"
-        raise Failure("cannot trust the registry", self.host, why, hint)
-
-    # who we are
-
-    def _authenticate(self, answer: Any, scope: str) -> bool:
-        """Answer a 401 (RFC 7235): with Basic, or a token from the realm that the registry names."""
-        challenge = answer.headers.get("WWW-Authenticate", "")
-        kind, _, rest = challenge.partition(" ")
-        told = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-        who = (self.access.user, self.access.password) if self.access.user else credentials.of(self.host)
-        if kind.lower() == "basic" and who:
-            value = _basic(*who)
-            if self._authorization.get("") == value:
-                return False
-            self._authorization[""] = value
-            return True
-        if kind.lower() == "bearer" and told.get("realm"):
-            known = self._authorization.get(scope)
-            self._authorization[scope] = f"Bearer {self._token(told, scope, who)}"
-            return known != self._authorization[scope]
-        return False
-
-    def _token(self, told: Mapping[str, str], scope: str, who: tuple[str, str] | None) -> str:
-        realm = urlsplit(told["realm"])
-        if realm.scheme != "https" and not (realm.scheme == "http" and _LOOPBACK.fullmatch(realm.netloc)):
-            raise BadData(
-                "refused the registry", self.host, f"it sends passwords to {told['realm']!r}, not TLS"
-            )
-        query = {"service": told.get("service", ""), "scope": told.get("scope") or scope}
-        headers = {"Authorization": _basic(*who)} if who else {}
-        url = f"{told['realm']}?{urlencode(query)}"
-        answer = self._pool.request("GET", url, headers=headers, preload_content=False, redirect=False)
-        data = answer.read(MAX_DOCUMENT_BYTES)
-        if answer.status != 200:
-            raise Failure(
-                "cannot log in at", self.host, f"{realm.netloc} answered {answer.status}", self._login()
-            )
-        try:
-            document = json.loads(data)
-            return str(document.get("token") or document["access_token"])
-        except (ValueError, KeyError, AttributeError):
-            raise BadData("cannot log in at", self.host, "its token service sent no token") from None
-
-    def _login(self) -> str:
-        return f"vmm image login {self.host}"
-
-    def _refusal(self, answer: Any, path: str) -> Failure:
-        words = _error_words(answer)
-        if answer.status in (401, 403):
-            return Failure(
-                "the registry refused", f"{self.host}{path}", f"{answer.status}: {words}", self._login()
-            )
-        if answer.status == 404:
-            return NotFound(
-                "the registry has no", f"{self.host}{path}", words, f"vmm image search {self.host}"
-            )
-        return Failure("the registry refused", f"{self.host}{path}", f"{answer.status}: {words}")
-
-    # manifests and blobs
+        self._http.close()
 
     def ping(self) -> None:
         """Check that there is a registry and that it takes our credentials."""
-        self.request("GET", "/v2/").drain_conn()
+        self._http.request("GET", "/v2/").drain_conn()
 
     def manifest(self, repository: str, word: str) -> tuple[bytes, str]:
         """The manifest or index of a tag or digest, and its media type; BadData for another digest."""
-        answer = self.request("GET", f"/v2/{repository}/manifests/{word}", {"Accept": _ACCEPTED})
+        answer = self._http.request("GET", f"/v2/{repository}/manifests/{word}", {"Accept": _ACCEPTED})
         data = answer.read(MAX_DOCUMENT_BYTES + 1)
         answer.release_conn()
         if len(data) > MAX_DOCUMENT_BYTES:
@@ -232,7 +56,7 @@ class Registry:
         """The bytes of a blob from `start` on, or from 0 where the registry cannot; first, where it began."""
         headers = {"Range": f"bytes={start}-"} if start else {}
         path = f"/v2/{repository}/blobs/{digest}"
-        answer = self.request("GET", path, headers, expect=(200, 206, 416), tries=1)
+        answer = self._http.request("GET", path, headers, expect=(200, 206, 416), tries=1)
         if answer.status == 416:
             answer.drain_conn()
             return start, _nothing()
@@ -240,7 +64,7 @@ class Registry:
 
     def has_blob(self, repository: str, digest: str) -> bool:
         """Whether the registry has a blob in a repository."""
-        answer = self.request("HEAD", f"/v2/{repository}/blobs/{digest}", expect=(200, 404))
+        answer = self._http.request("HEAD", f"/v2/{repository}/blobs/{digest}", expect=(200, 404))
         answer.drain_conn()
         return bool(answer.status == 200)
 
@@ -250,21 +74,21 @@ class Registry:
         """Upload a blob, going on after a cut where the registry says that it stands."""
         import urllib3
 
-        start = self.request("POST", f"/v2/{repository}/blobs/uploads/", expect=(202,), body=b"")
+        start = self._http.request("POST", f"/v2/{repository}/blobs/uploads/", expect=(202,), body=b"")
         location = self._location(start)
         why = ""
         for turn in range(TRIES):
             if turn:
-                self._pause(_wait_s(turn, ""))
+                self._http.pause(turn)
             try:
                 offset, location = (0, location) if not turn else self._offset(location)
                 location = self._patch(location, source, offset, size, sent)
                 mark = "&" if "?" in location else "?"
                 path = f"{location}{mark}{urlencode({'digest': digest})}"
-                self.request("PUT", path, {"Content-Length": "0"}, b"", expect=(201, 204)).drain_conn()
+                self._http.request("PUT", path, {"Content-Length": "0"}, b"", expect=(201, 204)).drain_conn()
                 return
             except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
-                why = _network_words(error)
+                why = network_words(error)
         raise DeadlinePassed("cannot upload", digest, f"{TRIES} tries failed; {why}")
 
     def _patch(
@@ -278,11 +102,11 @@ class Registry:
             "Content-Length": str(size - offset),
             "Content-Range": f"{offset}-{size - 1}",
         }
-        answer = self.request("PATCH", location, headers, _body(source, sent), expect=(202,), tries=1)
+        answer = self._http.request("PATCH", location, headers, _body(source, sent), expect=(202,), tries=1)
         return self._location(answer)
 
     def _offset(self, location: str) -> tuple[int, str]:
-        answer = self.request("GET", location, expect=(204,))
+        answer = self._http.request("GET", location, expect=(204,))
         last = re.fullmatch(r"(?:bytes=)?0-(\d+)", answer.headers.get("Range", ""))
         number = int(last[1]) if last else -1
         return (number + 1 if number > 0 else 0), self._location(answer) or location
@@ -292,12 +116,12 @@ class Registry:
         location = answer.headers.get("Location", "")
         if not location:
             return ""
-        return str(urljoin(f"{self.scheme}://{self.host}/", location))
+        return self._http.absolute(location)
 
     def put_manifest(self, repository: str, word: str, data: bytes, media_type: str) -> None:
         """Enter a manifest under a tag or its digest."""
         headers = {"Content-Type": media_type}
-        self.request(
+        self._http.request(
             "PUT", f"/v2/{repository}/manifests/{word}", headers, data, expect=(201, 202)
         ).drain_conn()
 
@@ -311,7 +135,7 @@ class Registry:
 
     def _paged(self, path: str, key: str) -> Iterator[str]:
         for _ in range(10_000):
-            answer = self.request("GET", path)
+            answer = self._http.request("GET", path)
             try:
                 document = json.loads(answer.read(MAX_DOCUMENT_BYTES))
                 yield from (str(name) for name in document.get(key) or [])
@@ -320,7 +144,7 @@ class Registry:
             following = re.match(r'<([^>]+)>;\s*rel="?next', answer.headers.get("Link", ""))
             if not following:
                 return
-            path = urljoin(f"{self.scheme}://{self.host}{path}", following[1])
+            path = self._http.absolute(urljoin(path, following[1]))
 
 
 def _body(source: BinaryIO, sent: Callable[[int], None]) -> Iterator[bytes]:
@@ -341,49 +165,3 @@ def _stream(answer: Any) -> Generator[bytes, None, None]:
         raise
     finally:
         answer.release_conn()
-
-
-def _known_authority(host: str) -> Path | None:
-    """docker's place for a private authority, so that a host set up for docker works at once."""
-    path = Path("/etc/docker/certs.d", host, "ca.crt")
-    return path if path.is_file() else None
-
-
-def _basic(user: str, password: str) -> str:
-    import base64
-
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-
-
-def _scope(path: str, method: str) -> str:
-    match = re.search(r"/v2/(.+?)/(?:manifests|blobs|tags)/", path)
-    actions = "pull" if method in ("GET", "HEAD") else "pull,push"
-    return f"repository:{match[1]}:{actions}" if match else "registry:catalog:*" if "_catalog" in path else ""
-
-
-def _wait_s(turn: int, why: str) -> float:
-    told = re.search(r"retry after (\d+) s", why)
-    return float(min(int(told[1]), 30)) if told else float(min(0.25 * 2**turn, 8))
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """The first error in a chain of wrapped network errors."""
-    inner = getattr(error, "reason", None) or error.__cause__
-    return _innermost(inner) if isinstance(inner, BaseException) and inner is not error else error
-
-
-def _network_words(error: BaseException) -> str:
-    error = _innermost(error)
-    words = re.sub(r"<[^>]* object at 0x[0-9a-f]+>:? ?", "", str(error))
-    return words or type(error).__name__
-
-
-def _error_words(answer: Any) -> str:
-    """The registry's own words (distribution-spec, "Error Codes"), else the status line's."""
-    data = answer.read(1 << 16)
-    answer.release_conn()
-    try:
-        told = json.loads(data)["errors"][0]
-        return f"{told.get('code', '')}: {told.get('message', '')}".strip(": ")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        return str(answer.reason or "no words")

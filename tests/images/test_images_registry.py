@@ -20,8 +20,9 @@ from host.errors import BadData, DeadlinePassed, Failure, NotFound, Usage
 from images import credentials, fetch, importing, pack, platforms, pull, space
 from images.blobs import encode, sha256
 from images.pull import Moved
-from images.registry import Access, Registry
+from images.registry import Registry
 from images.store import INDEX, MANIFEST, Image, Store
+from images.transport import Access
 
 SUB = Path(__file__).parents[2]
 
@@ -242,9 +243,9 @@ def send(
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pauses between tries: what is shown is that there are several."""
-    from images import registry
+    from images import transport
 
-    monkeypatch.setattr(registry, "_wait_s", lambda *_: 0.0)
+    monkeypatch.setattr(transport, "_wait_s", lambda *_: 0.0)
     monkeypatch.setattr(pull, "PAUSE_S", 0.0)
     monkeypatch.setattr(fetch, "PAUSE_S", 0.0)
 
@@ -386,9 +387,9 @@ class TestLiars:
     def test_a_stall_ends(
         self, store: Store, liar: Callable[..., Liar], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from images import registry
+        from images import transport
 
-        monkeypatch.setattr(registry, "STALL_S", 0.2)
+        monkeypatch.setattr(transport, "STALL_S", 0.2)
         over = threading.Event()
         server = liar(lambda handler, number: over.wait(10) and None)
         try:
