@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from host import records
 from host.errors import BadData, NotFound, Usage
 from host.sizes import format_bytes
 from images import config as configs
@@ -65,16 +66,21 @@ def _downloaded(store: Store, wish: Wish, say: Say) -> Image:
     folder.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(f"{wish.source} {wish.checksum}".encode()).hexdigest()[:32]
     path = folder / key
-    if path.exists():
-        say(f"going on after {format_bytes(path.stat().st_size)}")
-    try:
-        fetch.fetch(wish.source, path, fetch.told(say))
-        image = _checked(store, wish, say, path)
-    except (BadData, Usage):
-        path.unlink(missing_ok=True)  # all of it came, and it is the wrong thing
-        raise
-    path.unlink()
-    return image
+    with records.lock(path.with_suffix(".lock"), wait_s=3600):  # two commands would write into one file
+        if path.exists():
+            say(f"going on after {format_bytes(path.stat().st_size)}")
+        try:
+            fetch.fetch(wish.source, path, fetch.told(say))
+            image = _checked(store, wish, say, path)
+        except (BadData, Usage):
+            path.unlink(missing_ok=True)  # all of it came, and it is the wrong thing
+            raise
+        else:
+            path.unlink()
+            return image
+        finally:
+            if not path.exists():
+                path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _checked(store: Store, wish: Wish, say: Say, path: Path) -> Image:

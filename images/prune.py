@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from host import records
-from host.errors import BadData
+from host.errors import BadData, DeadlinePassed
 from images import layers as unpacked
 from images.store import REF_NAME, Store
 
@@ -49,6 +49,7 @@ def prune(store: Store, in_use: Collection[str] = (), everything: bool = False) 
         for half in _entries(store.staging):
             freed.half_made += 1
             freed.freed_bytes += remove(half)
+        _prune_downloads(store, freed)
         _prune_cache(store, everything)
         _collect(store, freed)
     return freed
@@ -104,6 +105,18 @@ def cache_records(store: Store) -> dict[Path, records.Record]:
             with contextlib.suppress(FileNotFoundError, BadData):
                 found[path] = records.read(path)
     return found
+
+
+def _prune_downloads(store: Store, freed: Freed) -> None:
+    """Remove what cut transfers left, but for what a command is at just now."""
+    for half in _entries(store.root / "downloads"):
+        if half.suffix in (".lock", ".version"):
+            continue
+        with contextlib.suppress(DeadlinePassed), records.lock(half.with_suffix(".lock"), wait_s=0):
+            freed.half_made += 1
+            freed.freed_bytes += remove(half)
+            for beside in (half.with_suffix(".version"), half.with_suffix(".lock")):
+                beside.unlink(missing_ok=True)
 
 
 def _prune_cache(store: Store, everything: bool) -> None:

@@ -16,8 +16,9 @@ import pytest
 from capabilities import need
 from image_servers import PASSWORD, USER, Docker, docker_registry
 
+from host import records
 from host.errors import BadData, DeadlinePassed, Failure, NotFound, Usage
-from images import credentials, fetch, importing, pack, platforms, pull, space
+from images import credentials, fetch, importing, pack, platforms, prune, pull, space
 from images.blobs import encode, sha256
 from images.pull import Moved
 from images.registry import Registry
@@ -493,6 +494,19 @@ class TestDownloads:
         server = liar(answer)
         assert self.import_(store, f"http://{server.host}/x").disk
         assert "bytes=500000-" in server.ranges
+        assert os.listdir(store.root / "downloads") == []
+
+    def test_what_a_cut_download_left_goes_with_prune(
+        self, store: Store, disk: bytes, liar: Callable[..., Liar]
+    ) -> None:
+        server = liar(lambda handler, number: send(handler, 200, disk, cut=300_000, ETag='"x"'))
+        with pytest.raises(DeadlinePassed):
+            self.import_(store, f"http://{server.host}/x", sha256(disk))
+        kept = next(path for path in (store.root / "downloads").iterdir() if not path.suffix)
+        with records.lock(kept.with_suffix(".lock")):
+            assert prune.prune(store).half_made == 0
+        assert kept.exists()
+        assert prune.prune(store).freed_bytes >= 300_000
         assert os.listdir(store.root / "downloads") == []
 
     @pytest.mark.parametrize("what", ["html", "wrong checksum", "not in the list", "404", "always cut"])
