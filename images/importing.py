@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from host import records
-from host.errors import BadData, NotFound, Usage
+from host.errors import BadData, NotFound, Usage, from_os_error
 from host.sizes import format_bytes
 from images import config as configs
 from images import disks, fetch, iso, ova, pack, reference, rootfs
@@ -75,6 +75,9 @@ def _downloaded(store: Store, wish: Wish, say: Say) -> Image:
         except (BadData, Usage):
             path.unlink(missing_ok=True)  # all of it came, and it is the wrong thing
             raise
+        except OSError as error:  # most likely the disk is full: give back what this took
+            path.unlink(missing_ok=True)
+            raise from_os_error("cannot import", error, wish.source) from error
         else:
             path.unlink()
             return image

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import io
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from capabilities import need
+from commandline import CommandLine
 from image_trees import a_file, tar
 
 from host.errors import Failure
-from images import archives, build, disks, pull, rootfs, space
+from images import archives, build, disks, importing, pull, rootfs, space
 from images.build import Request
 from images.store import Store
 from instances.build import run_step
@@ -96,3 +100,46 @@ def test_in_the_making_of_a_disk(small: Store, tmp_path: Path) -> None:
     filler = small.root / "filler"
     filler.write_bytes(bytes(free_bytes(small) - (2 << 20)))
     survives(small, lambda: disks.base(small, small.resolve("tiny")))
+
+
+def test_in_a_download(small: Store, tmp_path: Path, noise: bytes) -> None:
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "disk").write_bytes(noise)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        wish = importing.Wish(f"http://127.0.0.1:{server.server_address[1]}/disk", "disk:1", raw=True)
+        survives(small, lambda: importing.run(small, wish, lambda _line: None))
+        server.shutdown()
+    assert os.listdir(small.root / "downloads") == []
+
+
+def test_in_the_import_of_a_disk(small: Store, tmp_path: Path, noise: bytes) -> None:
+    need("qemu")
+    (tmp_path / "disk").write_bytes(noise)
+    wish = importing.Wish(str(tmp_path / "disk"), "disk:1", raw=True)
+    survives(small, lambda: importing.run(small, wish, lambda _line: None))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--format", "raw"],
+        ["--format", "vmdk"],
+        pytest.param(["--format", "vdi", "--bootable"], marks=pytest.mark.slow),
+    ],
+)
+def test_in_a_conversion_that_writes_elsewhere(
+    home: Path, small: Store, tiny: Store, words: list[str]
+) -> None:
+    need("qemu", *(("syslinux", "kernel") if "--bootable" in words else ()))
+    vmm, target = CommandLine(tiny.home), small.home / "disk"
+    before = free_bytes(small)
+    (small.home / "filler").write_bytes(bytes(before - (1 << 20)))
+    done = vmm.run("image", "convert", "tiny", *words, "-o", str(target), timeout_s=200)
+    assert done.returncode == 1
+    assert "space" in done.stderr
+    assert "fault of vmm" not in done.stderr
+    assert sorted(path.name for path in small.home.iterdir()) == ["filler", "images"]
+    assert free_bytes(small) > (1 << 20) - (64 << 10)
