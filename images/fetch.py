@@ -83,6 +83,7 @@ def _go_on(
                 progress(done, total)
         return total is None or done == total
     finally:
+        answer.close()  # what is left of the body is in the way of another request
         answer.release_conn()
 
 
