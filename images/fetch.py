@@ -59,6 +59,12 @@ def fetch(
     raise DeadlinePassed("cannot download", url, why, "try again: what is here already is kept")
 
 
+def forget(path: Path) -> None:
+    """Remove what came of a file, whole or not."""
+    path.unlink(missing_ok=True)
+    _version(path).unlink(missing_ok=True)
+
+
 def _go_on(
     connections: urllib3.PoolManager, url: str, path: Path, progress: Progress, most_bytes: int
 ) -> bool:

@@ -73,13 +73,13 @@ def _downloaded(store: Store, wish: Wish, say: Say) -> Image:
             fetch.fetch(wish.source, path, fetch.told(say))
             image = _checked(store, wish, say, path)
         except (BadData, Usage):
-            path.unlink(missing_ok=True)  # all of it came, and it is the wrong thing
+            fetch.forget(path)  # all of it came, and it is the wrong thing
             raise
         except OSError as error:  # most likely the disk is full: give back what this took
-            path.unlink(missing_ok=True)
+            fetch.forget(path)
             raise from_os_error("cannot import", error, wish.source) from error
         else:
-            path.unlink()
+            fetch.forget(path)
             return image
         finally:
             if not path.exists():
