@@ -74,20 +74,27 @@ class _Worker:
     def __init__(self, job: Job, count: int) -> None:
         self.is_broken = False
         self._heard = b""
+        self._owes_a_go = False
         self._fd, tell_fd = os.pipe2(os.O_CLOEXEC)
+        go_fd, self._go_fd = os.pipe2(os.O_CLOEXEC)
         parent = os.getpid()
         known = leaks.children()
         self._pid = os.fork()
         if self._pid == 0:
-            _work(job, count, tell_fd, parent)
+            _work(job, count, tell_fd, go_fd, parent)
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(self._pid, self._pid)  # both sides set it: whoever comes first closes the race
         os.close(tell_fd)
+        os.close(go_fd)
         self._pidfd = os.pidfd_open(self._pid)
         self._before = _reap_orphans(known | {self._pid})
 
     def next(self, deadline_s: float) -> tuple[float, tuple[Parts, ...]]:
         """The next report; DeadlinePassed or _Gone leave the worker broken."""
+        if self._owes_a_go and not self._heard:
+            self._owes_a_go = False
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._go_fd, b"g")
         until_s = time.monotonic() + deadline_s
         try:
             (size,) = struct.unpack("<I", self._read(4, until_s))
@@ -111,6 +118,7 @@ class _Worker:
             if not chunk:
                 raise _Gone(f"the worker {self._ended()}")
             self._heard += chunk
+            self._owes_a_go = True
         data, self._heard = self._heard[:size], self._heard[size:]
         return data
 
@@ -140,6 +148,7 @@ class _Worker:
             if self._before is not None:
                 signal.signal(signal.SIGCHLD, self._before)
             os.close(self._fd)
+            os.close(self._go_fd)
             os.close(self._pidfd)
             self._fd = -1
 
@@ -169,20 +178,20 @@ def _parts(data: bytes) -> tuple[float, tuple[Parts, ...]]:
         raise _Gone(f"the worker spoke nonsense: {error}") from None
 
 
-def _work(job: Job, count: int, tell_fd: int, parent: int) -> NoReturn:
+def _work(job: Job, count: int, tell_fd: int, go_fd: int, parent: int) -> NoReturn:
     """The child's life; nothing of the campaign's own (its files, its finally clauses) may run here."""
     status = 1
     try:
         os.setpgid(0, 0)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _close_all_but(tell_fd)
+        _close_all_but(tell_fd, go_fd)
         signal.signal(signal.SIGTERM, _leave)
         signal.signal(signal.SIGINT, _leave)
         # kill -9 of the campaign: we are asked to end, so that the instance goes in order.
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(1)
-        _do(job, count, tell_fd)
+        _do(job, count, tell_fd, go_fd)
         status = 0
     except SystemExit:
         pass
@@ -192,21 +201,29 @@ def _work(job: Job, count: int, tell_fd: int, parent: int) -> NoReturn:
         os._exit(status)
 
 
-def _do(job: Job, count: int, tell_fd: int) -> None:
-    """Run and tell; in a batch 50 ms of runs at once: waking the campaign for each would disturb the next."""
+def _do(job: Job, count: int, tell_fd: int, go_fd: int) -> None:
+    """Run and tell; in a batch 50 ms of runs at once, then wait until the campaign has saved them.
+
+    Waking it for each run, or letting it write during the next, would disturb what is measured.
+    """
     told_s, waiting = time.monotonic(), b""
     for left in reversed(range(count)):
         began_unix_s = time.time()
         waiting += _frame([began_unix_s, [vars(parts) for parts in _tried(job)]])
         if left == 0 or time.monotonic() - told_s > TELL_EVERY_S:
             _tell(tell_fd, waiting)
+            if left:
+                os.read(go_fd, 1)
             told_s, waiting = time.monotonic(), b""
 
 
-def _close_all_but(fd: int) -> None:
+def _close_all_but(*fds: int) -> None:
     """A target gone wild must not be able to write into the results file, nor hold its lock."""
-    os.closerange(3, fd)
-    os.closerange(fd + 1, 1 << 20)
+    first = 3
+    for fd in sorted(fds):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, 1 << 20)
     # A test's capture may have had these streams on a descriptor that is another one now.
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)

@@ -44,6 +44,25 @@ def test_a_batch_shares_one_process() -> None:
     assert found[0].parts[0].values["pid"] != os.getpid()
 
 
+def test_the_runs_of_a_batch_wait_while_what_they_told_is_saved(tmp_path: Path) -> None:
+    """Each run leaves a mark; while the campaign pauses no more come than the 50 ms that were told."""
+
+    def job() -> Parts:
+        with open(tmp_path / "runs", "ab") as runs:
+            runs.write(b".")
+        time.sleep(0.02)
+        return Parts()
+
+    told = 0
+    for _ in worker.runs(job, 12, 5.0):
+        told += 1
+        if told == 1:
+            time.sleep(0.5)
+            ahead = (tmp_path / "runs").stat().st_size
+    assert told == 12
+    assert ahead <= 4
+
+
 def test_a_worker_that_hangs_is_ended_at_its_deadline(tmp_path: Path) -> None:
     def hang() -> Parts:
         (tmp_path / "pid").write_text(str(os.getpid()))
