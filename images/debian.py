@@ -41,7 +41,14 @@ _MASKED = (
     "sys-fs-fuse-connections.mount", "dev-hugepages.mount", "proc-sys-fs-binfmt_misc.automount",
     "systemd-binfmt.service", "systemd-hwdb-update.service", "ldconfig.service",
     "systemd-firstboot.service", "systemd-machine-id-commit.service", "systemd-ask-password-wall.path",
-    "systemd-ask-password-console.path",
+    "systemd-ask-password-console.path", "dev-mqueue.mount", "systemd-network-generator.service",
+    "systemd-repart.service", "systemd-pcrphase.service", "systemd-pcrphase-sysinit.service",
+)  # fmt: skip
+# Programs that systemd starts before anything else, for disks that a machine of ours never has.
+_MASKED_GENERATORS = (
+    "systemd-bless-boot-generator", "systemd-cryptsetup-generator", "systemd-gpt-auto-generator",
+    "systemd-hibernate-resume-generator", "systemd-integritysetup-generator",
+    "systemd-veritysetup-generator",
 )  # fmt: skip
 _FILES = {
     "etc/hostname": "debian\n",
@@ -73,9 +80,28 @@ _FILES = {
     # No key lies in the image: each machine makes its own at its first start, the one kind that is fast to
     # make.
     "etc/ssh/sshd_config.d/10-hostkey.conf": "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\n",
-    "etc/systemd/system/ssh.service.d/hostkey.conf": (
-        "[Service]\nExecStartPre=\nExecStartPre=/bin/sh -c 'test -s /etc/ssh/ssh_host_ed25519_key || "
+    # Debian's unit, but for two things: it makes its key, and it does not wait for the network, as a server
+    # that listens on every address need not.
+    "etc/systemd/system/ssh.service": (
+        "[Unit]\nDescription=OpenBSD Secure Shell server\nDocumentation=man:sshd(8) man:sshd_config(5)\n"
+        "After=network-pre.target auditd.service\nConditionPathExists=!/etc/ssh/sshd_not_to_be_run\n\n"
+        "[Service]\nType=notify\nEnvironmentFile=-/etc/default/ssh\n"
+        "ExecStartPre=/bin/sh -c 'test -s /etc/ssh/ssh_host_ed25519_key || "
         'ssh-keygen -q -t ed25519 -N "" -C "" -f /etc/ssh/ssh_host_ed25519_key\'\n'
+        "ExecStart=/usr/sbin/sshd -D $SSHD_OPTS\nExecReload=/usr/sbin/sshd -t\n"
+        "ExecReload=/bin/kill -HUP $MAINPID\nKillMode=process\nRestart=on-failure\n"
+        "RestartPreventExitStatus=255\nRuntimeDirectory=sshd\nRuntimeDirectoryMode=0755\n\n"
+        "[Install]\nWantedBy=multi-user.target\nAlias=sshd.service\n"
+    ),
+    # The power button's listener, which sshd's start does not need.
+    "etc/systemd/system/systemd-logind.service.d/after-ssh.conf": "[Unit]\nAfter=ssh.service\n",
+    # Cards, disks, ports and consoles are announced at once; the hundred other devices have nothing to load.
+    "etc/systemd/system/systemd-udev-trigger.service.d/few.conf": (
+        "[Service]\nExecStart=\nExecStart=-/bin/udevadm trigger --type=devices --action=add "
+        "--subsystem-match=net --subsystem-match=block --subsystem-match=virtio "
+        "--subsystem-match=virtio-ports --subsystem-match=pci --subsystem-match=rtc\n"
+        "ExecStart=-/bin/udevadm trigger --type=devices --action=add --subsystem-match=tty "
+        "--sysname-match=ttyS0 --sysname-match=ttyAMA0 --sysname-match=hvc0\n"
     ),
     # Two sources, so that ds-identify looks for a seed: told of one alone it would take it for granted.
     "etc/cloud/cloud.cfg.d/90-seed.cfg": (
@@ -139,9 +165,13 @@ def _hooks() -> Iterator[str]:
         yield f'mkdir -p "$1"/{folder} && printf %s {shlex.quote(text)} > {target}'
     yield 'rm -f "$1"/etc/ssh/ssh_host_*'
     yield f'cd "$1"/etc/systemd/system && for unit in {" ".join(_MASKED)}; do ln -sfn /dev/null $unit; done'
+    generators = '"$1"/etc/systemd/system-generators'
+    yield f"mkdir -p {generators}"
+    yield f"cd {generators} && for one in {' '.join(_MASKED_GENERATORS)}; do ln -sfn /dev/null $one; done"
     wanted = '"$1"/etc/systemd/system/multi-user.target.wants'
     for unit in ("resolv-conf.path", "grow-root.service"):
         yield f"mkdir -p {wanted} && ln -sfn ../{unit} {wanted}/{unit}"
+    yield f"ln -sfn /dev/null {wanted}/dbus.service"  # its socket starts it: logind is the first to call
     yield 'chroot "$1" systemctl enable systemd-networkd.service ssh.service'
     yield 'chroot "$1" systemctl set-default multi-user.target'
     # The list of signed packages is not needed to run; the marks say that nothing of /etc waits for an

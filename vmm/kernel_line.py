@@ -27,10 +27,17 @@ def kernel_line(spec: MachineSpec, launch: Launch) -> str:
     words += _for_tcg(spec, launch)
     if spec.max_memory_bytes:
         words.append("memhp_default_state=online")
+    if spec.init is not None and not _may_have_seed(spec):
+        words.append("cloud-init=disabled")
     words += _for_helper(spec)
     if spec.append:
         words.append(spec.append)
     return " ".join(words)
+
+
+def _may_have_seed(spec: MachineSpec) -> bool:
+    """Whether cloud-init may find one; else its generator would look through all devices at each boot."""
+    return bool(spec.seed) or len(spec.disks) > 1
 
 
 def console(spec: MachineSpec) -> str:
@@ -60,7 +67,7 @@ def _for_helper(spec: MachineSpec) -> list[str]:
 
 def _address(nic: Nic) -> str:
     """The first card's address, told to a guest that runs no DHCP client; QEMU's own NAT has just one."""
-    return "vmm.ip=" + (nic.ip if nic.kind == "network" else "10.0.2.15/24,10.0.2.2")
+    return "vmm.ip=" + (nic.ip if nic.kind != "user" else "10.0.2.15/24,10.0.2.2")
 
 
 def _mount(share: Share, number: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,8 @@ import specs
 from capabilities import need
 
 from vmm import domain_xml, qemu_argv
-from vmm.spec import check
+from vmm.kernel_line import kernel_line
+from vmm.spec import check, replace
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -85,3 +85,19 @@ def test_sockets_that_are_handed_over_replace_paths() -> None:
 def test_a_comma_in_a_path_stays_in_the_path() -> None:
     words = qemu_argv.argv(specs.UEFI, specs.LAUNCH)
     assert any("file.filename=/iso,,1" in word for word in words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "disabled"),
+    [
+        ({"seed": ""}, True),
+        ({}, False),  # its seed
+        ({"seed": "", "disks": (*specs.DIRECT.disks, specs.DIRECT.disks[0])}, False),  # one may be on it
+        ({"seed": "", "init": None}, False),  # no systemd, no cloud-init
+    ],
+)
+def test_cloud_init_looks_for_a_seed_only_where_one_may_be(
+    changes: dict[str, object], disabled: bool
+) -> None:
+    spec = replace(specs.GOLDEN["direct"][0], **changes)
+    assert ("cloud-init=disabled" in kernel_line(spec, specs.GOLDEN["direct"][1]).split()) is disabled
