@@ -84,7 +84,7 @@ def page(source: Source) -> Page:
 
 
 def _has_cold(samples: Sequence[Sample]) -> bool:
-    return any(condition(sample) == COLD for sample in samples)
+    return any(condition(sample) == COLD and "warm_start_s" in sample.values for sample in samples)
 
 
 def _kicker(samples: Sequence[Sample]) -> str:

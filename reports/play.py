@@ -11,9 +11,10 @@ from bench.core.sample import EDGES, Sample
 from bench.core.stats import Interval
 from reports import units
 from reports.figures.slope import Slope, slopes
-from reports.gathered import COLD, START_MODES, Group, groups, times_s
+from reports.gathered import COLD, START_MODES, Group, Series, groups, interval_s, times_s
 from reports.sections import Part, Section
 
+CACHES = ("warm: its files are in memory", "cold: they come from the disk")
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -45,8 +46,8 @@ class Slider:
 def play_section(samples: Sequence[Sample]) -> Section | None:
     """The chapter of all sliders that these samples allow."""
     starts = groups(samples, START_MODES)
-    made = [_cold_or_warm(group, starts) for group in starts if group.condition == COLD]
-    made += [_end_points(group) for group in starts]
+    made = [_cold_or_warm(group) for group in starts if group.condition == COLD]
+    made += [_end_points(group) for group in starts if not group.condition]
     made += [_instances(group) for group in groups(samples, ["memory"])]
     sliders = [slider for slider in made if slider]
     if not sliders:
@@ -86,36 +87,39 @@ def _end_points(group: Group) -> Slider | None:
     )
 
 
-def _cold_or_warm(cold: Group, starts: Sequence[Group]) -> Slider | None:
-    """The same start with its files in the page cache and with an empty one."""
-    same = (one for one in starts if (one.mode, one.image) == (cold.mode, cold.image) and not one.condition)
-    warm = next(same, cold)
+def _cold_or_warm(cold: Group) -> Slider | None:
+    """A start from an empty page cache, and the same start again right after it."""
     machine, container = cold.find("vm"), cold.find("ct")
-    found = [_of_cache("warm: the files are in memory", warm), _of_cache("cold: they come from disk", cold)]
-    steps = tuple(step for step in found if step)
-    if warm is cold or len(steps) < 2 or not machine or not container:
+    if not machine or not container:
         return None
-    runs = sorted(
-        len(one.good()) for group in (warm, cold) for one in (group.find("vm"), group.find("ct")) if one
-    )
+    above, below = _warm_and_cold_s(machine), _warm_and_cold_s(container)
+    if not above or not below:
+        return None
     return Slider(
-        f"cache-{warm.slug}",
-        f"Cold or warm: {warm.image}, {warm.mode} mode",
+        f"cache-{cold.slug}",
+        f"Cold or warm: {cold.image}, {cold.mode} mode",
         "page cache",
         (machine.label, container.label),
         (machine.css, container.css),
-        steps,
-        f"Medians of t0 → t8, n = {runs[0]} to {runs[-1]}. Cold: all caches were dropped before each "
-        "start, so image, programs and libraries came from the disk.",
+        tuple(_of_cache(name, place, above, below) for place, name in enumerate(CACHES)),
+        f"Medians of t0 → t8, n = {len(above)} and {len(below)} starts of each kind, the warm one right "
+        "after the cold one. Cold: all caches of the host were dropped before; its disk may have its own.",
     )
 
 
-def _of_cache(name: str, group: Group) -> Step | None:
-    series = [group.find(target) for target in ("vm", "ct")]
-    above, below = (_median(times_s(one.good())) if one else None for one in series)
-    if above is None or below is None:
-        return None
-    return Step(name, units.seconds(above), units.seconds(below), units.times(above / below))
+def _warm_and_cold_s(series: Series) -> list[tuple[float, float]]:
+    """Both times of each run that has them."""
+    found = ((sample.values.get("warm_start_s"), interval_s(sample)) for sample in series.good())
+    return [(float(warm_s), cold_s) for warm_s, cold_s in found if warm_s and cold_s]
+
+
+def _of_cache(
+    name: str, place: int, above: Sequence[tuple[float, float]], below: Sequence[tuple[float, float]]
+) -> Step:
+    machine_s, container_s = (statistics.median(pair[place] for pair in each) for each in (above, below))
+    return Step(
+        name, units.seconds(machine_s), units.seconds(container_s), units.times(machine_s / container_s)
+    )
 
 
 def _median(values: Sequence[float]) -> float | None:

@@ -120,7 +120,7 @@ def _readings(sample: Sample, value: str) -> list[float]:
         return []
     top, base = float(sample.values[first]), float(sample.values.get(second, 0))
     if sign == "/":
-        return [top / base] if base else []
+        return [top / base] if base > 0 else []  # noise below zero must not turn an order round
     return [top - base if sign else top]
 
 

@@ -17,6 +17,8 @@ from reports.svg import Svg, text_width
 from reports.tables import span
 
 BASE = "process"
+# The whole script's time, which says nothing beside the times of its parts.
+WHOLE = "work_s"
 # Upper borders of the shades; beyond the last one it is the darkest.
 SHADES = (0.95, 1.05, 1.3, 2.0, 5.0, 20.0)
 CELL, ROW = 104.0, 40.0
@@ -71,6 +73,8 @@ def _cells(samples: Sequence[Sample]) -> list[Cell]:
 
 def _of_series(experiment: str, series: Series, base: Series) -> list[Cell]:
     names = sorted({name for sample in series.samples for name in sample.values if name.endswith("_s")})
+    if len(names) > 1:
+        names = [name for name in names if name != WHOLE]
     made = []
     for name in names:
         ratio = paired_ratio(series, base, named(name))

@@ -35,7 +35,8 @@ for (const box of document.querySelectorAll('.slider')) {
   range.type = 'range';
   range.min = '0';
   range.max = String(rows.length - 1);
-  range.value = range.max;
+  const reply = rows.findIndex(row => row.textContent.startsWith('t8'));
+  range.value = reply < 0 ? range.max : String(reply);
   range.setAttribute('aria-label', box.dataset.label);
   const shown = document.createElement('output');
   const show = () => {

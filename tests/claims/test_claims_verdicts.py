@@ -182,6 +182,15 @@ def test_another_unit_decides_nothing() -> None:
     assert "no sample has allocated_bytes" in verdict.reason
 
 
+def test_a_ratio_over_noise_below_zero_decides_nothing() -> None:
+    """MemAvailable may rise while processes start: 300 KiB over -1 KiB is not less than 1.1."""
+    claim = next(one for one in register() if one.id == "C13")
+    predicate = next(one for one in claim.predicates if one.name == "host")
+    values = {"container_kib": 300.0, "process_kib": -1.0}
+    made = [place(claim, predicate.cell, block, values=values) for block in range(6)]
+    assert judge(alone(claim, predicate), made).word == "undecided"
+
+
 def test_most_runs_failed_decides_nothing() -> None:
     claim, predicate = ALL[0]
     inside, _ = sides(predicate.bound)

@@ -20,6 +20,7 @@ from bench.claims.book import write as write_verdicts
 from bench.claims.register import register
 from bench.core.sample import from_line, load
 from bench.core.stats import median_interval, ratio_interval
+from cli import main as front
 from reports import exercises
 from reports.build import build
 from reports.gathered import groups
@@ -207,7 +208,7 @@ def test_cold_and_warm_are_a_toggle(browser: Chromium, claimed: Path) -> None:
     browser.view(1280)
     browser.open(build(claimed, claimed, ["html"])[0])
     told = browser.value(
-        "(() => { const box = document.querySelector('#cache-command-tiny');"
+        "(() => { const box = document.querySelector('#cache-command-tiny-cold-cache');"
         "const say = () => ['output', 'tr.here th', '[aria-pressed=true]']"
         ".map(which => box.querySelector(which).textContent);"
         "const before = say(); box.querySelectorAll('button')[1].click(); return [before, say()] })()"
@@ -244,6 +245,40 @@ def test_the_answer_alone_is_a_picture_in_light_and_dark(
     assert seen[0] != seen[1]
     empty = synthetic.write(tmp_path / "empty", [])
     assert "no samples yet" in build(empty, tmp_path, ["svg"])[0].read_text()
+
+
+def test_the_pdf_is_the_page_printed(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    need("chromium")
+    assert front.main(["report", "build", str(demo), "--format", "pdf", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/report.pdf\n"
+    data = (tmp_path / "report.pdf").read_bytes()
+    assert data.startswith(b"%PDF")
+    assert data.count(b"/Type /Page\n") >= 4
+    assert [path.name for path in tmp_path.iterdir()] == ["report.pdf"]
+
+
+def test_without_a_browser_nothing_is_printed_and_that_is_told(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert front.main(["report", "build", str(demo), "--format", "pdf", "--out", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert "chromium" in told
+    assert "hint:" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_browser_that_fails_leaves_no_half_a_pdf(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "chromium"
+    broken.write_text("#!/bin/sh\necho no display >&2\nexit 7\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    out = tmp_path / "out"
+    assert front.main(["report", "build", str(demo), "--format", "pdf", "--out", str(out)]) == 1
+    assert "no display" in capsys.readouterr().err
+    assert list(out.iterdir()) == []
 
 
 @pytest.mark.parametrize("width", [1280, 400])
