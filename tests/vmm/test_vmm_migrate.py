@@ -1,0 +1,140 @@
+"""A running machine moves to a fresh QEMU: nothing is lost, also when it fails half way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from capabilities import need
+from commandline import CommandLine
+from machines import machine
+from test_vmm_machine import inside, until_said
+
+from host import paths
+from host.edges import Edges
+from host.errors import Failure, Unsupported, WrongState
+from vmm import migrate
+from vmm.machine import Machine
+from vmm.spec import Forward, Nic
+
+pytestmark = pytest.mark.machine
+TICK = "echo up; i=0; while :; do i=$((i+1)); echo $i > /tick; sleep 0.1; done"
+SLOW = 4 << 20  # bytes a second: a move of ten seconds and more
+
+
+@pytest.fixture(autouse=True)
+def _capable() -> None:
+    need("root", "qemu", "kernel", "busybox", "guest-helper")
+
+
+@pytest.fixture
+def ticking() -> Iterator[Machine]:
+    with machine("sh", "-c", TICK, nics=(Nic(forwards=(Forward(host=18090, guest=80),)),)) as it:
+        it.start(Edges())
+        until_said(it, b"up")
+        yield it
+
+
+def ticks(it: Machine) -> int:
+    return int(inside(it, "cat", "/tick")[1] or b"0")
+
+
+def goes_on(it: Machine, before: int) -> None:
+    """The same guest runs on from where it was, and writes to its disk."""
+    assert it.state() == "running"
+    assert ticks(it) >= before
+    assert inside(it, "sh", "-c", "echo kept > /kept && sync && cat /kept") == (0, b"kept\n")
+    assert [port[1] for port in it.ports()] == [18090]
+    assert not migrate.place(it.run_dir).exists()
+
+
+def test_it_goes_on_in_another_process(ticking: Machine) -> None:
+    before, pid = ticks(ticking), ticking.pid()
+    moved = migrate.migrate(ticking)
+    assert ticking.pid() not in (None, pid)
+    assert pid is not None
+    assert not Path(f"/proc/{pid}").exists()
+    assert moved.bytes > 10 << 20
+    assert 0 < moved.downtime_s < moved.total_s
+    goes_on(ticking, before)
+    migrate.migrate(ticking)
+    goes_on(ticking, before)
+    ticking.stop(2)
+    assert ticking.state() == "exited"
+    subprocess.run(["qemu-img", "check", "-q", ticking.spec.disks[0].path], check=True)
+
+
+def second(it: Machine) -> int:
+    """The pid of the second QEMU, once it is there."""
+    file, deadline = migrate.place(it.run_dir) / "pid", time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if file.exists() and file.read_text().strip():
+            return int(file.read_text())
+        time.sleep(0.02)
+    raise AssertionError("no second QEMU came up")
+
+
+def test_a_second_qemu_that_dies_half_way_changes_nothing(ticking: Machine) -> None:
+    before, pid = ticks(ticking), ticking.pid()
+
+    def kill() -> None:
+        there = second(ticking)
+        time.sleep(1)
+        os.kill(there, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(Failure, match="cannot migrate"):
+        migrate.migrate(ticking, SLOW)
+    killer.join()
+    assert ticking.pid() == pid
+    goes_on(ticking, before)
+
+
+def test_a_killed_command_is_settled_by_the_next(ticking: Machine) -> None:
+    before, pid = ticks(ticking), ticking.pid()
+    child = os.fork()
+    if child == 0:
+        try:
+            migrate.migrate(ticking, SLOW)
+        finally:
+            os._exit(0)
+    there = second(ticking)
+    time.sleep(1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert ticking.pid() == pid
+    moved = migrate.migrate(Machine(ticking.folder, ticking.run_dir, ticking.spec))
+    assert moved.bytes > 0
+    assert not Path(f"/proc/{there}").exists()
+    goes_on(ticking, before)
+
+
+def test_what_cannot_be_in_two_processes_is_refused() -> None:
+    with machine("true") as it:
+        with pytest.raises(WrongState, match="does not run"):
+            migrate.migrate(it)
+        bridged = Machine(it.folder, it.run_dir, it.spec._replace(nics=(Nic(kind="network", network="n"),)))
+        with pytest.raises(Unsupported, match="two QEMUs"):
+            migrate.migrate(bridged)
+
+
+def test_the_command_tells_what_it_cost(home: Path) -> None:
+    vmm = CommandLine(home)
+    home.parent.chmod(0o755)
+    try:
+        run = ("run", "-d", "--vm", "--network", "none", "--name", "m", "--boot", "microvm")
+        vmm.ok(*run, "tiny", "sleep", "600", timeout_s=120)
+        said = vmm.ok("migrate", "m")
+        assert said.startswith("m: stood still for ")
+        assert "went over" in said
+        assert vmm.ok("exec", "m", "echo", "in") == "in\n"
+        assert not (paths.run_dir(home) / ".move-m").exists()
+    finally:
+        vmm.run("rm", "-f", "m")

@@ -1,0 +1,214 @@
+"""Moving a running machine to a fresh QEMU on this host: by live migration, while the guest goes on.
+
+The second QEMU listens in a run directory of its own (`.move-NAME`) and stands still until all is over; then
+it goes on, the first one ends, and the directory takes the machine's name. Up to that point a failure leaves
+the first QEMU as it was. What a killed command left is settled by the next one that ends or resumes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from host.edges import Edges
+from host.errors import DeadlinePassed, Failure, Unsupported, WrongState
+from host.linux.cgroup import Cgroup
+from vmm import confine, forwards, launch, process, templates
+from vmm.monitor import Monitor
+from vmm.qemu_driver import QemuDriver
+from vmm.spec import Forward, MachineSpec, replace
+
+if TYPE_CHECKING:
+    from vmm.machine import Machine
+
+_MARK = "moved"  # in the new run directory, once the guest may have gone on there: it holds the forwards
+_PAUSE_S = 0.002
+_LIMIT_S = 3600.0
+FULL_SPEED = 1 << 40
+
+
+class Moved(NamedTuple):
+    """How long the guest stood still, how long all took, and what went over."""
+
+    downtime_s: float
+    total_s: float
+    bytes: int
+
+
+class _Target(QemuDriver):
+    """The second QEMU of the same folder: it adds nothing there, and shares the first one's cgroup."""
+
+    def _lay_out(self, who: confine.Confinement) -> None:
+        path, memory = self.run / "pid", self.folder / "memory"
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        who.give(path, 0o644)
+        if memory.exists():
+            who.give(memory)
+
+    def _join_cgroup(self, pid: int) -> None:
+        with contextlib.suppress(Failure, OSError):
+            Cgroup(self.cgroup_name).add(pid)
+
+    def release(self) -> None:
+        """Remove its sockets alone: cgroup and networks are the machine's."""
+        _remove(self.run)
+
+
+def place(run: Path) -> Path:
+    """The run directory of the second QEMU."""
+    return run.parent / f".move-{run.name}"
+
+
+def why_not(spec: MachineSpec) -> str:
+    """Why this machine cannot be moved, or an empty string."""
+    if spec.driver != "qemu":
+        return "libvirt refuses to migrate within one host"
+    if spec.shares or spec.tpm or any(nic.kind == "network" for nic in spec.nics):
+        return "a shared folder, a TPM or a card on a bridge cannot be in two QEMUs at once"
+    if spec.cloneable:
+        return "its memory is a file that both QEMUs would write"
+    return ""
+
+
+def migrate(machine: Machine, bytes_per_s: int = FULL_SPEED) -> Moved:
+    """Move the running machine to a fresh QEMU, at most so fast; what it cost.
+
+    Raises Unsupported for what cannot be in two QEMUs, WrongState where it does not run, Failure where the
+    migration failed: the machine goes on where it was.
+    """
+    refused = why_not(machine.spec)
+    if refused:
+        raise Unsupported("cannot migrate", machine.folder.name, refused, "stop it, start it elsewhere")
+    source = machine.driver
+    if source.pid() is None:
+        raise WrongState("cannot migrate", machine.folder.name, "it does not run", "nothing is to be moved")
+    settle(source)
+    began = time.monotonic()
+    given = _forwards(source)
+    bare = machine.spec.nics and (replace(machine.spec.nics[0], forwards=()), *machine.spec.nics[1:])
+    target = _Target(machine.folder, place(source.run), replace(machine.spec, nics=tuple(bare)))
+    with source.control() as ours:
+        running = ours.execute("query-status")["status"] == "running"
+        boot = _listening(target, machine.accelerator(), ours)
+        try:
+            assert boot.monitor is not None
+            told = _move(ours, boot.monitor, bytes_per_s)
+            stopped = time.monotonic()
+            (target.run / _MARK).write_text(json.dumps([list(one) for one in given]))
+            if running:
+                boot.monitor.execute("cont")
+            late_s = time.monotonic() - stopped
+        except BaseException:
+            _undo(ours, target, running)
+            raise
+        finally:
+            boot.close()
+    _finish(source, target)
+    downtime_s = told.get("downtime", 0) / 1000 + late_s
+    return Moved(downtime_s, time.monotonic() - began, int(told.get("ram", {}).get("transferred", 0)))
+
+
+def _forwards(source: QemuDriver) -> tuple[Forward, ...]:
+    on_user = any(nic.kind == "user" for nic in source.spec.nics)
+    return forwards.listed(source) if on_user else ()
+
+
+def _listening(target: _Target, accel: str, source: Monitor) -> Any:
+    how = replace(launch.here(target.run, target.folder, accel, target.spec.arch), incoming=True, paused=True)
+    if any(one.get("id") == "ram" for one in source.execute("query-memdev")):  # a clone's, called by its name
+        memory = target.folder / "memory"  # stays empty: the mapping is private
+        memory.touch(0o600)
+        os.truncate(memory, target.spec.memory_bytes)
+        how = replace(how, memory_file=str(memory), memory_private=True)
+    return target.boot(accel, Edges(), False, how)
+
+
+def _move(source: Monitor, target: Monitor, bytes_per_s: int) -> dict[str, Any]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:  # neither QEMU may make a socket by path, and each keeps its own copy of its end
+        target.execute("getfd", {"fdname": "incoming"}, fd=theirs.fileno())
+        target.execute("migrate-incoming", {"uri": "fd:incoming"})
+        source.execute("migrate-set-parameters", {"max-bandwidth": bytes_per_s})
+        # a clone of a template left its memory out once: QEMU keeps the setting
+        source.execute(
+            "migrate-set-capabilities", {"capabilities": [{**templates.LEAVE_MEMORY_OUT, "state": False}]}
+        )
+        source.execute("getfd", {"fdname": "move"}, fd=ours.fileno())
+        source.execute("migrate", {"uri": "fd:move"})
+    told = _awaited(source)
+    deadline = time.monotonic() + 10
+    while target.execute("query-status")["status"] == "inmigrate":
+        if time.monotonic() > deadline:
+            raise DeadlinePassed("the second QEMU did not take the machine", why="after 10 s")
+        time.sleep(_PAUSE_S)
+    return told
+
+
+def _awaited(source: Monitor) -> dict[str, Any]:
+    deadline = time.monotonic() + _LIMIT_S
+    while True:
+        told: dict[str, Any] = source.execute("query-migrate")
+        if told.get("status") == "completed":
+            return told
+        if told.get("status") in ("failed", "cancelled"):
+            why = str(told.get("error-desc", "the second QEMU ended, or hung up"))
+            raise Failure("cannot migrate", source.name, why, "the machine goes on where it was")
+        if time.monotonic() > deadline:
+            raise DeadlinePassed("cannot migrate", source.name, f"it took more than {_LIMIT_S:g} s")
+        time.sleep(_PAUSE_S)
+
+
+def _undo(source: Monitor, target: _Target, running: bool) -> None:
+    """End the second QEMU and let the first go on, in this order: both cannot hold the disk's lock."""
+    pid = target.pid()
+    if pid is not None:
+        process.end(pid)
+    target.release()
+    with contextlib.suppress(Failure):
+        source.execute("migrate_cancel")
+    if running and source.execute("query-status")["status"] != "running":
+        source.execute("cont")
+
+
+def settle(driver: QemuDriver) -> None:
+    """Finish or undo what a killed migration left of the machine; nothing to do as a rule."""
+    there = place(driver.run)
+    if not there.exists():
+        return
+    target = _Target(driver.folder, there, driver.spec)
+    pid = target.pid()
+    if pid is not None and (there / _MARK).exists() and target.state() != "paused":
+        _finish(driver, target)
+        return
+    if pid is not None:
+        process.end(pid)
+    target.release()
+
+
+def _finish(source: QemuDriver, target: _Target) -> None:
+    """End the first QEMU, which holds nothing any more, and give the second one its place and ports."""
+    pid = source.pid()
+    if pid is not None:
+        process.end(pid)
+    given = [Forward(*one) for one in json.loads((target.run / _MARK).read_text() or "[]")]
+    for name in ("ready", "ssh-port", "qmp"):
+        with contextlib.suppress(FileNotFoundError):
+            (source.run / name).rename(target.run / name)
+    (target.run / _MARK).unlink()
+    _remove(source.run)
+    target.run.rename(source.run)
+    source._boot = None
+    for one in given:
+        forwards.add(source, one)
+
+
+def _remove(run: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        for path in run.iterdir():
+            path.unlink()
+        run.rmdir()
