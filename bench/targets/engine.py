@@ -6,6 +6,7 @@ campaign scipy's memory would be charged to the container. A first container, no
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -66,6 +67,7 @@ def main() -> NoReturn:
     """Read the request, warm up, run it."""
     from instances import runs
 
+    gc.set_threshold(50_000)  # as the command does: cli.main.entry
     request: RunRequest = pickle.load(sys.stdin.buffer)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
