@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,7 +38,7 @@ def snapshot(watched: Iterable[Path] = ()) -> Snapshot:
     """Mounts, cgroups, links, and the entries of the watched directories, as they are now."""
     found = {Litter("mount", point) for point in _mounts()}
     found |= {Litter("cgroup", path) for path in _cgroups(CGROUP_ROOT, CGROUP_DEPTH)}
-    found |= {Litter("link", name) for name in _entries(Path("/sys/class/net"))}
+    found |= {Litter("link", name) for _, name in socket.if_nameindex()}
     found |= {Litter("file", str(folder / name)) for folder in watched for name in _entries(folder)}
     return frozenset(found)
 

@@ -1,13 +1,14 @@
 """A target that runs nothing: seeded noise, hangs, crashes, garbage and leaks, for tests of the harness.
 
 What it does is in the cell's parameters: `median_s`, `sigma` (of the logarithm), `shift` (a factor), `hang`,
-`crash`, `garbage`, `leak`, `zero`, `fail` (the chance of each, 0..1), `leaks` (what: process, mount, cgroup,
-link or file), `sleep`, `seed`.
+`crash`, `garbage`, `leak`, `zero`, `nan`, `fail` (the chance of each, 0..1), `leaks` (what: process, mount,
+cgroup, link or file), `sleep`, `seed`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import subprocess
@@ -81,8 +82,11 @@ class Fake:
         if cell.param("sleep", False):
             time.sleep(length_s)
         length_ns = int(length_s * 1e9)
+        values = {"odd_s": math.nan} if chance.random() < float(cell.param("nan", 0)) else {}
         return Parts(
-            edges_ns={"t0": 0, "t2": length_ns // 4, "t6": length_ns // 2, "t8": length_ns}, exit_status=0
+            values=values,
+            edges_ns={"t0": 0, "t2": length_ns // 4, "t6": length_ns // 2, "t8": length_ns},
+            exit_status=0,
         )
 
     def _misbehave(self, cell: Cell, chance: random.Random) -> None:

@@ -113,16 +113,22 @@ def test_what_a_run_leaves_is_found_whatever_it_is(
     plan = _plan(tmp_path, leak=1, leaks=kind, runs=1)
     out = tmp_path / "out"
     argv = ["unshare", namespaces, sys.executable, "-m", "cli.main", "bench", "run", plan, "--out", out]
-    subprocess.run([*map(str, argv)], capture_output=True, timeout=60, check=True)
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([*map(str, argv)], capture_output=True, timeout=60, check=True, env=env)
     leaked = [one for one in json.loads((out / "campaign.json").read_text())["leaks"] if one["kind"] == kind]
     mine = [one["what"] for one in leaked if what in one["what"] or kind == "link"]
     if kind == "cgroup":
         for folder in mine:
             os.rmdir(folder)
-    assert len(mine) == (
-        8 if kind == "link" else 4
-    )  # warm-up and one run of two targets; a veth has two ends
+    # a warm-up and one run of two targets; a veth has two ends
+    assert len(mine) == (8 if kind == "link" else 4)
     assert {one["cell"].rpartition("/")[2] for one in leaked} == {"fake", "fake-b"}
+
+
+def test_a_value_that_is_no_number_fails_its_run_and_is_never_written(tmp_path: Path) -> None:
+    samples = _ran(tmp_path, 1, nan=1, runs=1)
+    assert {(one.status, one.error) for one in samples} == {("failed", "the target told garbage: odd_s")}
+    assert "NaN" not in (tmp_path / "out" / "results.jsonl").read_text()
 
 
 def test_zero_durations_and_one_sample_only_are_reported_without_a_fault(tmp_path: Path) -> None:
