@@ -100,8 +100,9 @@ def _read_inside(root: str, name: str) -> bytes | None:
     finally:
         os.close(root_fd)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        seen = os.fstat(fd)
+        if not stat.S_ISREG(seen.st_mode):
             return b""
-        return os.read(fd, _MAX_FILE_BYTES)
+        return os.read(fd, min(seen.st_size, _MAX_FILE_BYTES))
     finally:
         os.close(fd)

@@ -63,8 +63,12 @@ def lock(path: Path, wait_s: float = 30.0, shared: bool = False) -> Iterator[int
 
     Raises DeadlinePassed after `wait_s` seconds; yields the descriptor.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o644)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, flags, 0o644)
     try:
         _flock(fd, path, wait_s, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield fd

@@ -103,9 +103,9 @@ class Blobs:
     def document(self, digest: str) -> dict[str, Any]:
         """The JSON object in a blob, its digest verified; BadData when it is not what it claims to be."""
         with self.open(digest) as file:
-            data = file.read(MAX_DOCUMENT_BYTES + 1)
-        if len(data) > MAX_DOCUMENT_BYTES:
-            raise BadData("cannot read the document", digest, "it is larger than 4 MiB")
+            if os.fstat(file.fileno()).st_size > MAX_DOCUMENT_BYTES:
+                raise BadData("cannot read the document", digest, "it is larger than 4 MiB")
+            data = file.read()
         if sha256(data) != digest:
             raise BadData(
                 "cannot read the blob", digest, "its content has another digest", "vmm image verify"
