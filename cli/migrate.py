@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, cast
 
+from host import records
 from host.errors import Unsupported, WrongState
 from host.sizes import format_bytes, parse_bytes
 from instances import kinds, registry
@@ -27,7 +28,7 @@ def main(args: argparse.Namespace) -> int:
     if instance.kind != kinds.MACHINE:
         hint = f"vmm stop {instance.name}, vmm commit, and start the image elsewhere"
         raise Unsupported("cannot migrate", instance.name, "it is a container", hint)
-    if not registry.is_free(instance.folder):
+    if not records.is_free(instance.folder):
         why = "a vmm run in the foreground waits for its QEMU"
         raise WrongState("cannot migrate", instance.name, why, "start it with -d")
     bytes_per_s = parse_bytes(args.bandwidth, "bandwidth") if args.bandwidth else migrate.FULL_SPEED
