@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from cli import table
@@ -30,7 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     elif command == "diff":
         parser.add_argument("--json", action="store_true", help="one JSON document")
     else:
-        parser.add_argument("-o", "--output", metavar="FILE", help="else stdout")
+        help = "else stdout; a machine's disk alone where it ends in .qcow2, .raw, .vmdk ..."
+        parser.add_argument("-o", "--output", metavar="FILE", help=help)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -43,7 +45,7 @@ def _commit(args: argparse.Namespace, instance: Instance) -> int:
     from images import commit, reference
 
     if instance.kind == kinds.MACHINE:
-        hint = f"vmm export {instance.name} -o FILE writes its disk; vmm image import takes it"
+        hint = f"vmm export {instance.name} -o FILE.qcow2 writes its disk; vmm image import takes it"
         raise Unsupported("cannot commit a machine", instance.name, "a disk is no stack of layers", hint)
     reference.parse(args.image)
     store = _store()
@@ -65,13 +67,35 @@ def _diff(args: argparse.Namespace, instance: Instance) -> int:
         )
     store = _store()
     lowers = store.lower_dirs(store.resolve(instance.image_digest))
-    changes = commit.diff(instance.folder / "upper", lowers)
+    found = commit.diff(instance.folder / "upper", lowers)
+    changes = _without_places(found, _places(instance))
     if args.json:
         words = {"A": "added", "C": "changed", "D": "deleted"}
         print(table.document(changes=[{"path": path, "change": words[kind]} for kind, path in changes]))
     else:
         table.say("\n".join(f"{kind} {path}" for kind, path in changes))
     return 0
+
+
+def _places(instance: Instance) -> set[str]:
+    """Where mounts of ours lay: the engine made these places, not the container."""
+    from containers.spec import ContainerSpec
+
+    spec = ContainerSpec.from_record(instance.spec)
+    devices = {one.target for one in spec.devices}
+    return {f"/etc/{name}" for name in spec.etc_files()} | {one.target for one in spec.mounts} | devices
+
+
+def _without_places(changes: Sequence[tuple[str, str]], places: set[str]) -> list[tuple[str, str]]:
+    """The changes but those places, and but the folders that changed for nothing else."""
+    kept = [one for one in changes if not (one[0] == "A" and one[1] in places)]
+    above = {str(folder) for place in places for folder in PurePath(place).parents}
+    told = [path for _, path in kept]
+    return [
+        (kind, path)
+        for kind, path in kept
+        if kind == "D" or path not in above or any(one.startswith(f"{path}/") for one in told)
+    ]
 
 
 def _export(args: argparse.Namespace, instance: Instance) -> int:
@@ -88,17 +112,27 @@ def _export(args: argparse.Namespace, instance: Instance) -> int:
 
 
 def _export_disk(args: argparse.Namespace, instance: Instance) -> int:
-    """A machine's disk with all that it stands on, as one qcow2; it must stand still, or it would be torn."""
-    from host.errors import Usage, WrongState
-    from images import disks
+    """The whole machine, for `vmm import`; or its disk with all that it stands on, where FILE names a format.
 
-    if not args.output:
-        raise Usage("cannot write a disk to stdout", hint="-o FILE")
+    It must stand still, or it would be torn.
+    """
+    from cli.image_move import writing
+    from host.errors import WrongState
+    from images import disks
+    from instances import moving
+
+    disk_format = Path(args.output or "").suffix.removeprefix(".")
+    if disk_format not in disks.FORMATS:
+        with registry.held(instance), writing(args.output) as sink:
+            if args.output:
+                os.fchmod(sink.fileno(), 0o600)  # it holds the machine's private key
+            moving.export(instance, sink)
+        return 0
     state = kinds.backend(instance).state()
     if state in kinds.RUNNING:
         raise WrongState("cannot export", instance.name, f"it is {state}", f"vmm stop {instance.name}")
     found = sorted(instance.folder.glob("disk.*"))
-    disks.convert(found[0], Path(args.output), "qcow2", source_format=found[0].suffix.removeprefix("."))
+    disks.convert(found[0], Path(args.output), disk_format, source_format=found[0].suffix.removeprefix("."))
     return 0
 
 

@@ -59,8 +59,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Keep": {
         "commit": ("cli.commit", "make an image of a container"),
         "export": ("cli.commit", "write an instance to one file"),
+        "import": ("cli.importing", "make a machine of the file that export wrote"),
         "snapshot": ("cli.snapshot", "states of an instance to return to"),
         "template": ("cli.template", "frozen machines from which clones start at once"),
+        "migrate": ("cli.migrate", "move a running machine to a fresh QEMU"),
         "compact": ("cli.machine", "give a machine's freed disk space back"),
     },
     "Set up": {

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
+    from host.edges import Edges
+
     _T = TypeVar("_T")
 
 
@@ -35,6 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-t", "--tty", action="store_true", help="give the command a terminal")
     parser.add_argument("--rm", action="store_true", help="remove it when it has ended")
     parser.add_argument("--name", help="its name (made up when not given)")
+    if command == "run":
+        parser.add_argument("--verbose", action="store_true", help="say on stderr where the time went")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
     _common(parser)
     _machine(parser.add_argument_group("machines only"))
@@ -60,6 +64,13 @@ def _common(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="a folder or a named volume",
+    )
+    add(
+        "--mount",
+        metavar="WORDS",
+        action="append",
+        default=[],
+        help="type=bind|volume|tmpfs,src=S,dst=D[,ro]",
     )
     add("-p", "--publish", metavar="[IP:]H:G[/udp]", action="append", default=[], help="publish a port")
     add("--network", metavar="N", help="none, host, a network's name, or container:NAME")
@@ -99,6 +110,7 @@ def _machine(group: argparse._ArgumentGroup) -> None:
 def _container(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--read-only", action="store_true", help="nothing can write to the root file system")
+    add("--volumes-from", metavar="NAME[:ro]", action="append", default=[], help="the mounts of another one")
     add("--tmpfs", metavar="DST[:OPTIONS]", action="append", default=[], help="a file system in memory")
     add("--cap-add", metavar="CAP", action="append", default=[], help="give a capability")
     add("--cap-drop", metavar="CAP", action="append", default=[], help="take a capability, or ALL")
@@ -160,7 +172,7 @@ def request(args: argparse.Namespace) -> requests.RunRequest:
         cpus=_maybe(args.cpus, cpus_of),
         env=(*_env_files(args.env_file, environ), *requests.parse_env(args.env, environ)),
         labels=_pairs(args.label, "label"),
-        volumes=tuple(requests.parse_volume(text) for text in args.volume),
+        volumes=(*map(requests.parse_volume, args.volume), *_mounts(args, requests.Volume)),
         ports=tuple(port for text in args.publish for port in requests.parse_port(text)),
         network=args.network,
         aliases=tuple(args.network_alias),
@@ -230,7 +242,8 @@ def _written(text: str) -> tuple[str, str]:
 def _container_words(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "read_only": args.read_only,
-        "tmpfs": tuple(args.tmpfs),
+        "tmpfs": (*args.tmpfs, *_mounts(args, str)),
+        "volumes_from": tuple(args.volumes_from),
         "cap_add": tuple(args.cap_add),
         "cap_drop": tuple(args.cap_drop),
         "security_opt": tuple(args.security_opt),
@@ -263,6 +276,10 @@ def _container_words(args: argparse.Namespace) -> dict[str, Any]:
         "add_hosts": tuple(args.add_host),
         "dns": tuple(args.dns),
     }
+
+
+def _mounts(args: argparse.Namespace, kind: type[_T]) -> list[_T]:
+    return [one for one in map(requests.parse_mount, args.mount) if isinstance(one, kind)]
 
 
 def _io_rates(args: argparse.Namespace) -> tuple[tuple[str, str, str], ...]:
@@ -327,14 +344,23 @@ def main(args: argparse.Namespace) -> int:
     if args.command == "create":
         print(runs.create(wanted).id)
         return 0
-    if wanted.detach:
-        from host.edges import Edges
+    from host.edges import Edges
 
-        print(runs.run_detached(wanted, Edges()).id)
+    edges = Edges()
+    if wanted.detach:
+        print(runs.run_detached(wanted, edges).id)
+        _told(args, edges)
         return 0
     if wanted.tty and not os.isatty(0) and wanted.interactive:
         raise Usage("cannot use -t", why="stdin is not a terminal", hint="leave -t out")
-    from host.edges import Edges
-
     sys.stdout.flush()
-    return runs.run(wanted, Stdio(tty=wanted.tty, interactive=wanted.interactive), Edges())
+    status = runs.run(wanted, Stdio(tty=wanted.tty, interactive=wanted.interactive), edges)
+    _told(args, edges)
+    return status
+
+
+def _told(args: argparse.Namespace, edges: Edges) -> None:
+    if args.verbose:
+        from cli import verbose
+
+        verbose.tell(edges)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -35,6 +36,7 @@ def main(args: argparse.Namespace) -> int:
     """Keep, list, restore or remove a snapshot."""
     from vmm import snapshots
 
+    progress = _drawn if sys.stderr.isatty() else (lambda done, total: None)
     instance = registry.find(args.name)
     if instance.kind != kinds.MACHINE:
         hint = f"vmm commit {instance.name} IMAGE keeps a container's files"
@@ -45,15 +47,20 @@ def main(args: argparse.Namespace) -> int:
             return _list(snapshots.listed(machine), args.json)
         if args.action == "create":
             tag = args.snapshot or time.strftime("s%Y%m%d-%H%M%S")
-            snapshots.create(machine, tag, args.memory)
+            snapshots.create(machine, tag, args.memory, progress)
             print(tag)
             return 0
         if args.snapshot is None:
             raise Usage(
                 f"vmm snapshot {args.action} needs the snapshot's name", hint=f"vmm snapshot ls {args.name}"
             )
-        {"restore": snapshots.restore, "rm": snapshots.delete}[args.action](machine, args.snapshot)
+        {"restore": snapshots.restore, "rm": snapshots.delete}[args.action](machine, args.snapshot, progress)
     return 0
+
+
+def _drawn(done: int, total: int) -> None:
+    sys.stderr.write(f"\r{100 * done // max(1, total):3d} %" + ("\n" if done >= total else ""))
+    sys.stderr.flush()
 
 
 def _list(found: list[Snapshot], as_json: bool) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from cli import table
 from host import paths
+from host.errors import NotFound, Usage
 from host.sizes import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -16,9 +18,9 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """The words of template."""
     words = parser.add_subparsers(dest="word", required=True, metavar="create|ls|inspect|rm")
-    create = words.add_parser("create", help="boot a machine of an image and freeze it")
+    create = words.add_parser("create", help="freeze a machine: of an image, or one that runs")
     create.add_argument("name", metavar="NAME")
-    create.add_argument("image", metavar="IMAGE")
+    create.add_argument("image", metavar="IMAGE|MACHINE", help="an image to boot, or a running machine")
     create.add_argument("arguments", metavar="COMMAND", nargs="*", help="its program is warmed, not run")
     create.add_argument("-m", "--memory", metavar="SIZE")
     create.add_argument("--cpus", metavar="N", type=int)
@@ -60,10 +62,17 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _create(args: argparse.Namespace) -> int:
-    from instances import frozen
+    from instances import frozen, registry
     from instances.kinds import MACHINE
     from instances.requests import RunRequest
 
+    source = None
+    with contextlib.suppress(NotFound, Usage):  # an image's name may be none that an instance can have
+        source = registry.load(args.image)
+    if source is not None:
+        _refuse_words(args)
+        print(frozen.capture(args.name, source).name)
+        return 0
     request = RunRequest(
         image=args.image,
         command=tuple(args.arguments),
@@ -78,6 +87,15 @@ def _create(args: argparse.Namespace) -> int:
     )
     print(frozen.create(args.name, request).name)
     return 0
+
+
+def _refuse_words(args: argparse.Namespace) -> None:
+    """A machine that runs has its memory, processors and devices already."""
+    words = ("arguments", "memory", "cpus", "network", "boot", "accel", "cloud_init", "ssh_key")
+    given = [word for word in words if getattr(args, word)]
+    if given:
+        why = f"{args.image} is a machine that runs: it is frozen as it is"
+        raise Usage(f"cannot use {given[0].replace('_', '-')}", why=why, hint="leave it out")
 
 
 def _ls(args: argparse.Namespace) -> int:

@@ -17,6 +17,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpus", metavar="N", help="processors")
     parser.add_argument("--pids-limit", metavar="N", type=int, help="most processes (containers)")
     parser.add_argument("--cpu-shares", metavar="N", type=int, help="weight against neighbours (containers)")
+    disk, nic = "a disk more (machines)", "one more card of QEMU's NAT (running machines)"
+    parser.add_argument("--add-disk", metavar="NAME=SIZE|FILE", action="append", default=[], help=disk)
+    parser.add_argument("--remove-disk", metavar="NAME", action="append", default=[], help="take it away")
+    parser.add_argument("--add-nic", metavar="NAME", action="append", default=[], help=nic)
+    parser.add_argument("--remove-nic", metavar="NAME", action="append", default=[], help="take it away")
     parser.add_argument("names", metavar="NAME", nargs="+", help="an instance's name or the start of its id")
 
 
@@ -29,9 +34,22 @@ def main(args: argparse.Namespace) -> int:
         "shares": args.cpu_shares,
     }
     changes = {key: value for key, value in asked.items() if value is not None}
-    if not changes:
+    plugs = [(word, one) for word in _PLUGS for one in getattr(args, word)]
+    if not changes and not plugs:
         raise Usage("nothing to update", hint="for example --memory 512M or --cpus 2")
     for name in args.names:
-        live = runs.update(registry.find(name), changes)
+        live = runs.update(registry.find(name), changes) if changes else True
+        for word, one in plugs:
+            live = _plug(registry.find(name), word, one) and live
         print(f"{name}: {'in force' if live else 'from its next start'}")
     return 0
+
+
+_PLUGS = ("remove_disk", "remove_nic", "add_disk", "add_nic")
+
+
+def _plug(instance: registry.Instance, word: str, one: str) -> bool:
+    from instances import plugging
+
+    done: bool = getattr(plugging, word)(instance, one)
+    return done

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from host import commands
 from host.errors import HostUnfit, NotFound, Unsupported
-from images import disks, initrds, kernels, layers, tiny
+from images import at_hand, disks, initrds, kernels, layers, tiny
 from images.config import ImageConfig, host_architecture
 from images.store import Image, Store
 
@@ -193,7 +193,7 @@ def _uefi_loader(home: Path) -> Path:
     return folder / name
 
 
-def initrd(kernel: kernels.GuestKernel, half: Path, config: ImageConfig, uuid: str) -> bytes:
+def initrd(kernel: at_hand.GuestKernel, half: Path, config: ImageConfig, uuid: str) -> bytes:
     """A busybox, the modules in their order, and a script that finds the root and goes on there."""
     busybox = tiny.static_busybox(half).read_bytes()
     modules = initrds.resolve(kernel, [m for m in MODULES if _has(kernel, m)])
@@ -210,7 +210,7 @@ def initrd(kernel: kernels.GuestKernel, half: Path, config: ImageConfig, uuid: s
     return b"".join([*parts, initrds.entry("TRAILER!!!", b"", 0)])
 
 
-def _has(kernel: kernels.GuestKernel, name: str) -> bool:
+def _has(kernel: at_hand.GuestKernel, name: str) -> bool:
     try:
         initrds.resolve(kernel, [name])
     except Unsupported:

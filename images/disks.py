@@ -14,7 +14,7 @@ from typing import Any
 
 from host import commands, records
 from host.errors import BadData, CommandFailed, Usage
-from images import iso
+from images import at_hand, iso
 from images import layers as unpacked
 from images.merged import Found, Merged, Parts
 from images.metadata import Rights, copy_file, copy_metadata, rights
@@ -51,11 +51,10 @@ def base(store: Store, image: Image, disk_format: str = "qcow2") -> Path:
         )
     if image.disk:
         return store.blobs.path(image.disk)
-    folder = store.root / "disks"
-    path = folder / f"{image.digest.removeprefix('sha256:')[:32]}.{disk_format}"
+    path = at_hand.base_path(store, image, disk_format)
     if path.exists():
         return path
-    with store.using(), records.lock(folder / f".{path.name}.lock", wait_s=900):
+    with store.using(), records.lock(path.with_name(f".{path.name}.lock"), wait_s=900):
         if not path.exists():
             _make_base(store, image, path, disk_format)
     return path
@@ -229,23 +228,18 @@ def _create_overlay(base_disk: Path, path: Path, base_format: str, size_bytes: i
 
 def _copy_of_empty(base_disk: Path, path: Path) -> Path:
     """The empty overlay of a base is made once and copied: two calls of qemu-img less in a start."""
-    empty = base_disk.with_name(f".{base_disk.name}.empty")
-    try:
-        made = empty.read_bytes()
-    except FileNotFoundError:
-        made = b""
-    if str(base_disk).encode() not in made:  # the first one, or its home was moved since
+    if not at_hand.copy_overlay(base_disk, path):
+        empty = at_hand.empty_path(base_disk)
         half = empty.with_name(f"{empty.name}.{os.getpid()}")
         _create_overlay(base_disk, half, _info(base_disk)["format"], None)
-        made = half.read_bytes()
+        path.write_bytes(half.read_bytes())
         half.rename(empty)
-    path.write_bytes(made)
     return path
 
 
 def inspect(path: Path) -> Disk:
     """What a disk is: format by content, sizes, and the chain of backing files."""
-    chain = json.loads(_qemu_img("info", "--output=json", "--backing-chain", "-U", str(path)))
+    chain = json.loads(_qemu_img("info", "--output=json", "--backing-chain", "-U", _plain(path)))
     status, first = path.stat(), chain[0]
     behind = tuple(Path(told["filename"]) for told in chain[1:])
     return Disk(path, first["format"], first["virtual-size"], status.st_blocks * 512, status.st_size, behind)
@@ -255,7 +249,7 @@ def convert(source: Path, target: Path, disk_format: str, source_format: str = "
     """Convert a disk; the source's format is told by its content, raw only where `source_format` says so."""
     check_format(disk_format)
     kind = source_format or trusted_format(source)
-    _qemu_img("convert", "-f", kind, "-O", disk_format, str(source), str(target))
+    _qemu_img("convert", "-f", kind, "-O", disk_format, _plain(source), _plain(target))
     return target
 
 
@@ -318,8 +312,13 @@ def check_parts(store: Store, manifest: Mapping[str, Any]) -> None:
 def _info(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BadData("cannot read the disk", str(path), "it is no file")
-    told: dict[str, Any] = json.loads(_qemu_img("info", "--output=json", "-U", str(path)))
+    told: dict[str, Any] = json.loads(_qemu_img("info", "--output=json", "-U", _plain(path)))
     return told
+
+
+def _plain(path: Path) -> str:
+    """The path as QEMU takes it for one: `nbd:x` or `json:{}` would be a protocol."""
+    return str(path.absolute())
 
 
 def _qemu_img(*words: str) -> bytes:

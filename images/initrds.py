@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import lzma
 import re
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from host import commands, records
 from host.errors import BadData, Unsupported
-from images.kernels import GuestKernel
+from images.at_hand import GuestKernel, initrd_path
 
 # What the module asks the running kernel for by name, where only modprobe in the guest could answer.
 _ASKED_FOR = {
@@ -28,21 +27,12 @@ def initrd(home: Path, kernel: GuestKernel, helper: Path, modules: Sequence[str]
     Made once per content and cached. It is not compressed: unpacking costs a guest under TCG more than
     reading. Raises Unsupported for a module that the kernel neither has nor has built in.
     """
-    folder = home / "cache" / "initrds"
-    path = folder / f"{_key(kernel, helper, modules)}.cpio"
+    path = initrd_path(home, kernel, helper, modules)
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         files = resolve(kernel, modules)
         records.write_bytes(path, contents(helper.read_bytes(), [(f.name, read_module(f)) for f in files]))
     return path
-
-
-def _key(kernel: GuestKernel, helper: Path, modules: Sequence[str]) -> str:
-    # By identity of the files, not their bytes: this lies on the way of every start.
-    told = helper.stat()
-    where = str(kernel.modules and kernel.modules.resolve())
-    words = [kernel.version, where, str(helper), str(told.st_mtime_ns), str(told.st_size), *modules]
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:24]
 
 
 def contents(helper: bytes, modules: Sequence[tuple[str, bytes]]) -> bytes:

@@ -11,27 +11,14 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from host import commands, records
 from host.errors import BadData, CommandFailed, HostUnfit, NotFound, Usage
 from images import packages
+from images.at_hand import GuestKernel, kernel_in, kernel_name
 
 FLAVOURS = {"cloud": "linux-image-cloud-{arch}", "generic": "linux-image-{arch}"}
-
-
-@dataclass(frozen=True, slots=True)
-class GuestKernel:
-    """A kernel on disk: the compressed image, the ELF inside it (PVH), and its modules where it has some.
-
-    An arm64 kernel has one form only, the Image, which stands for both.
-    """
-
-    version: str
-    bzimage: Path
-    vmlinux: Path
-    modules: Path | None
 
 
 def guest_kernel(
@@ -48,23 +35,12 @@ def guest_kernel(
     if flavour not in FLAVOURS:
         raise Usage("unknown guest kernel", repr(flavour), f"known are {', '.join(FLAVOURS)}, or a file")
     folder = home / "cache" / "kernels"
-    current = folder / cached_name(flavour, machine)
+    current = folder / kernel_name(flavour, machine)
     if update or not (current / "vmlinux").exists():
         with records.lock(folder / f".{current.name}.lock", wait_s=900):
             if update or not (current / "vmlinux").exists():
                 _install(folder, flavour, current, machine, packages.apt(home, machine, update))
-    return _in(current.resolve())
-
-
-def cached_name(flavour: str, machine: str = "") -> str:
-    """The name of a kernel in the cache: the flavour, and the architecture where it is not the host's."""
-    return flavour if machine in ("", os.uname().machine) else f"{flavour}-{machine}"
-
-
-def _in(folder: Path) -> GuestKernel:
-    version = (folder / "version").read_text().strip()
-    modules = folder / "modules"
-    return GuestKernel(version, folder / "bzimage", folder / "vmlinux", modules if modules.is_dir() else None)
+    return kernel_in(current.resolve())
 
 
 def _install(folder: Path, flavour: str, current: Path, machine: str, apt: tuple[str, ...]) -> None:
@@ -143,7 +119,7 @@ def _of_file(home: Path, path: Path) -> GuestKernel:
             if not (folder / "vmlinux").exists():
                 with tempfile.TemporaryDirectory(prefix=".half-", dir=folder.parent) as half:
                     _move_into_place(_made_of(data, path, Path(half, "made")), folder)
-    return _in(folder)
+    return kernel_in(folder)
 
 
 def _made_of(data: bytes, path: Path, made: Path) -> Path:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from host.errors import Unsupported, WrongState
 from instances import events, kinds, registry
 
 if TYPE_CHECKING:
     from instances.registry import Instance
+    from vmm.machine import Machine
 
 
-def clone(source: Instance, name: str, live: bool) -> tuple[Instance, float]:
+def clone(source: Instance, name: str, live: bool, full: bool = False) -> tuple[Instance, float]:
     """The new instance, and for how many seconds its source stood still (live).
 
-    Raises Unsupported for a container, WrongState where the source is not in the state that was asked for.
+    It stands on the same image as its source, with a copy of what that has written; `full` copies all, so
+    that it stands on nothing. Raises Unsupported for a container, WrongState where the source is not in the
+    state that was asked for.
     """
     if source.kind != kinds.MACHINE:
         hint = "vmm commit NAME IMAGE, then vmm run --ct IMAGE"
         raise Unsupported("cannot clone a container", source.name, hint=hint)
+    from vmm import cloned
     from vmm import live as running
-    from vmm.machine import Machine
     from vmm.spec import from_record
 
     spec = from_record(source.spec)
@@ -33,11 +36,11 @@ def clone(source: Instance, name: str, live: bool) -> tuple[Instance, float]:
         uuid = f"{identity[:8]}-{identity[8:12]}-4{identity[13:16]}-8{identity[17:20]}-{identity[20:32]}"
         made = running.spec_of(spec, name, uuid, folder)
         if live:
-            assert isinstance(machine, Machine)
-            away_s = running.clone(machine, folder, registry.run_of(name), made)
+            away_s = running.clone(cast("Machine", machine), folder, registry.run_of(name), made)
         else:
             away_s = 0.0
-            running.copy_disks(spec, made)
+            made = cloned.new_identity(made, folder)
+            cloned.copy_files(spec, made, full)
         new = source._replace(
             id=identity,
             name=name,
@@ -48,5 +51,9 @@ def clone(source: Instance, name: str, live: bool) -> tuple[Instance, float]:
             run=registry.run_of(name),
         )
         registry.save(new)
+        if live:
+            from vmm import bringup
+
+            bringup.note_address(cast("Machine", kinds.backend(new)))
         events.happened("cloned", name, new.kind, of=source.name)
         return new, away_s

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from host import paths
-from host.errors import Failure, Usage
+from host.errors import Failure, Unsupported, Usage, WrongState
 from instances import machine_wiring, names, provision
 from vmm import templates
-from vmm.machine import boot_timeout_s
-from vmm.spec import MachineSpec, from_record
+from vmm.bringup import boot_timeout_s
+from vmm.spec import MachineSpec, from_record, replace
 
 if TYPE_CHECKING:
     from images.store import Image
+    from instances.registry import Instance
     from instances.requests import RunRequest
     from instances.wiring import Identity
     from vmm.templates import Template
@@ -34,6 +34,28 @@ def create(name: str, request: RunRequest) -> Template:
         return _prepared(request, image, name, folder)
 
     return freeze.named(paths.home(), name, prepare, request.image, boot_timeout_s())
+
+
+def capture(name: str, source: Instance) -> Template:
+    """Freeze a machine that runs, as it is now, under `name`; it goes on.
+
+    Raises Unsupported for a container, and for a machine that no template can hold.
+    """
+    from instances import kinds, registry
+    from vmm import capture as running
+    from vmm.machine import Machine
+
+    names.check(name)
+    if source.kind != kinds.MACHINE:
+        hint = "vmm commit NAME IMAGE makes an image of a container"
+        raise Unsupported("cannot freeze a container", source.name, hint=hint)
+    with registry.held(source):
+        machine = kinds.backend(source)
+        assert isinstance(machine, Machine)
+        if machine.state() not in kinds.RUNNING:
+            hint = f"vmm start {source.name}"
+            raise WrongState("cannot freeze", source.name, f"it is {machine.state()}", hint)
+        return running.of_machine(paths.home(), name, machine, source.image)
 
 
 def _prepared(request: RunRequest, image: Image, name: str, folder: Path) -> MachineSpec:

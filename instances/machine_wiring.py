@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from host import paths
 from host.errors import NotFound, Unsupported, Usage
-from instances import names, seeding
+from instances import names, seeding, volumes
 from instances.command import argv_of, environment
-from vmm.spec import KERNEL_BOOTS, Command, Disk, Forward, MachineSpec, Nic, Share, check
+from vmm.spec import FIRMWARE_BOOTS, KERNEL_BOOTS, Command, Disk, Forward, MachineSpec, Nic, Share, check
 
 if TYPE_CHECKING:
+    from images.at_hand import GuestKernel
     from images.store import Image
-    from instances.requests import RunRequest
+    from instances.requests import RunRequest, Volume
     from instances.wiring import Identity
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -43,15 +44,16 @@ class Files(NamedTuple):
 
 def prepare(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
     """The spec, with its disk made as a thin layer over the image's, and its kernel and initrd at hand."""
-    request = _with_own_kernel(request, image)
+    request = _as_imported(request, image)
     draft = machine_spec(request, image, who, _planned(request, image, who))
-    files = Files(_disk(request, image, who), *_kernel_files(draft, request), seeding.write(request, who))
+    seed = seeding.write(request, image, who)
+    files = Files(_disk(request, image, who), *_kernel_files(draft, request), seed)
     return check(machine_spec(request, image, who, files))
 
 
 def outline(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
     """The spec that `prepare` would give, with the places where its files would be."""
-    request = _with_own_kernel(request, image)
+    request = _as_imported(request, image)
     return check(machine_spec(request, image, who, _planned(request, image, who)))
 
 
@@ -59,6 +61,8 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
     """The MachineSpec that the request and the image's own configuration ask for together."""
     argv = _own_disk_argv(request, image) if image.disk else argv_of(request, image.config)
     init = argv[0] if argv[0] in INITS else None
+    if init is None:
+        seeding.refuse_without_init(request)
     arch = _architecture(request, image)
     boot = _firmware(request, image) if image.disk else request.boot or _default_boot(request, init, arch)
     # A disk of ours has no boot loader: the firmware, too, gets its kernel from QEMU.
@@ -68,6 +72,14 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
     # Hotplug needs places that a machine is born with; a microvm and a command have no use for them.
     roomy = boot != "microvm" and init is not None and arch == "x86_64"
     driver, uri = _driver(request)
+    if request.autostart and (init is None or request.network not in (None, "user", "none")):
+        why = (
+            "nobody would tell it its command"
+            if init is None
+            else "its network is made by vmm's next command"
+        )
+        hint = "--autostart is for /sbin/init on QEMU's own network (--network user)"
+        raise Unsupported("cannot start with the host", who.name, why, hint)
     return MachineSpec(
         name=who.name,
         uuid=f"{who.id[:8]}-{who.id[8:12]}-4{who.id[13:16]}-8{who.id[17:20]}-{who.id[20:32]}",
@@ -89,16 +101,26 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
         init=init,
         hostname=hostname,
         command=_command(request, image, argv, hostname),
-        disks=(*_disks(request, image, files), *_volumes(request)),
+        disks=_disks(request, image, files),
         nics=_nics(request, init is not None),
         seed=files.seed,
-        shares=_shares(request),
+        ssh_user=seeding.login(request, image),
+        agent=init is not None,
+        shares=_shares(request, loaded and not image.kernel),
         spare_ports=0 if boot == "microvm" else 4,
+        vmgenid="auto" if arch == "x86_64" and _knows_vmgenid(request, boot, loaded) else "",
         tpm=request.tpm,
         autostart=request.autostart,
         ephemeral=request.rm,
         template="" if image.disk or arch != "x86_64" else _template(request),
     )
+
+
+def _knows_vmgenid(request: RunRequest, boot: str, loaded: bool) -> bool:
+    """Whether the guest can have a driver for it: Debian's cloud kernel has none, and qboot no such table."""
+    if not loaded:
+        return True
+    return boot in ("direct", "uefi", "bios") and _kernel_word(request) == "generic"
 
 
 def _architecture(request: RunRequest, image: Image) -> str:
@@ -124,6 +146,22 @@ def _driver(request: RunRequest) -> tuple[str, str]:
     return driver, uri
 
 
+def _as_imported(request: RunRequest, image: Image) -> RunRequest:
+    """With what an imported disk came with and asks for, wherever the words say nothing of it."""
+    if not image.disk:
+        return request
+    memory_bytes, cpus = (_number_in(image, f"vmm.{what}") for what in ("memory_bytes", "cpus"))
+    asked = request._replace(
+        memory_bytes=request.memory_bytes or memory_bytes, cpus=request.cpus or (cpus and float(cpus))
+    )
+    return _with_own_kernel(asked, image)
+
+
+def _number_in(image: Image, label: str) -> int | None:
+    text = image.config.labels.get(label, "")
+    return int(text) if text.isdecimal() and len(text) < 16 else None
+
+
 def _with_own_kernel(request: RunRequest, image: Image) -> RunRequest:
     """A disk that came with a kernel starts by it, unless the words say otherwise."""
     if not image.kernel or request.boot or request.kernel:
@@ -138,10 +176,10 @@ def _with_own_kernel(request: RunRequest, image: Image) -> RunRequest:
 
 
 def _firmware(request: RunRequest, image: Image) -> str:
-    """How an imported disk boots: by BIOS unless told otherwise, an ISO by what its boot record has."""
-    known = image.config.labels.get("vmm.boots", "").split() if image.cdrom else []
+    """How an imported disk boots: by BIOS unless it says otherwise; an ISO by what its boot record has."""
+    known = [word for word in image.config.labels.get("vmm.boots", "").split() if word in FIRMWARE_BOOTS]
     boot = request.boot or (known[0] if known else "bios")
-    if known and boot not in known:
+    if image.cdrom and known and boot not in known:
         why = f"its boot record is for {' and '.join(known)} only"
         raise Unsupported(f"cannot boot by {boot}", image.name, why, f"--boot {known[0]}, or leave it out")
     return boot
@@ -213,32 +251,53 @@ def _nics(request: RunRequest, system_mode: bool) -> tuple[Nic, ...]:
     if words == "user":
         if system_mode and not any(one.guest == 22 and one.protocol == "tcp" for one in forwards):
             # QEMU takes a free port of the host: sshd's first words are how `ls` and `wait` know it is ready.
-            forwards += (Forward(host=0, guest=22),)
+            forwards += (Forward(host=_kept_port() if request.autostart else 0, guest=22),)
         return (Nic(kind="user", forwards=forwards),)
+    if words.startswith("libvirt:"):
+        if forwards:
+            hint = "vmm network create makes a network that publishes ports"
+            raise Usage("cannot publish a port", why="libvirt's networks publish none", hint=hint)
+        return (Nic(kind="libvirt", network=words.partition(":")[2], ip=request.ip or ""),)
     if words == "host" or words.startswith("container:"):
         hint = "--network NAME joins a bridge that containers share; user is QEMU's own NAT"
         raise Unsupported(f"--network {words} is not for a machine", hint=hint)
     return (Nic(kind="network", network=names.check(words), ip=request.ip or "", forwards=forwards),)
 
 
-def _shares(request: RunRequest) -> tuple[Share, ...]:
-    folders = [volume for volume in request.volumes if volume.source.startswith("/")]
-    for volume in folders:
-        if not os.path.isdir(volume.source):
-            hint = "make it first; a machine shares folders, not single files"
-            raise NotFound("no folder to share", volume.source, hint=hint)
+def _kept_port() -> int:
+    """A port that is free now and stays the machine's: nobody hears QEMU's choice when libvirt starts it."""
+    from host.linux.net.ports import Port, probed
+
+    return probed(Port("127.0.0.1", 0, 22, "tcp")).host
+
+
+def _shares(request: RunRequest, loaded: bool) -> tuple[Share, ...]:
+    """Folders of the host, and named volumes: those are folders too, the same ones for both kinds."""
+    if request.volumes and not loaded:
+        hint = "an image whose kernel vmm loads, or vmm update NAME --add-disk"
+        raise Unsupported(
+            "-v is not for a disk that boots itself", request.image, "nobody mounts it there", hint
+        )
+    # As root virtiofsd keeps the files' owners; 9p needs no rights, and a kernel that has it.
+    kind = "9p" if os.geteuid() else "virtiofs"
     return tuple(
-        Share(source=volume.source, target=volume.target, tag=f"share{number}", read_only=volume.read_only)
-        for number, volume in enumerate(folders)
+        Share(
+            source=_folder(one), target=one.target, tag=f"share{number}", kind=kind, read_only=one.read_only
+        )
+        for number, one in enumerate(request.volumes)
     )
 
 
-def _volumes(request: RunRequest) -> tuple[Disk, ...]:
-    named = [volume for volume in request.volumes if not volume.source.startswith("/")]
-    if named:
-        hint = "-v /host/folder:/inside shares a folder with a machine"
-        raise Unsupported("a named volume is not for a machine yet", repr(named[0].source), hint=hint)
-    return ()
+def _folder(volume: Volume) -> str:
+    if not volume.source:
+        hint = f"-v NAME:{volume.target} names one; what a machine writes stays on its own disk anyway"
+        raise Unsupported("a volume without a name is not for a machine", volume.target, hint=hint)
+    if not volume.source.startswith("/"):
+        return str(volumes.data_dir(volume.source))
+    if not os.path.isdir(volume.source):
+        hint = "make it first; a machine shares folders, not single files"
+        raise NotFound("no folder to share", volume.source, hint=hint)
+    return volume.source
 
 
 def _planned(request: RunRequest, image: Image, who: Identity) -> Files:
@@ -248,15 +307,13 @@ def _planned(request: RunRequest, image: Image, who: Identity) -> Files:
         disk="" if image.cdrom and not request.disk_bytes else str(_disk_path(request, who)),
         kernel=kernel if "/" in kernel else str(cache / f"KERNEL-{kernel}"),
         initrd=request.initrd or str(cache / "INITRD"),
-        seed=str(who.folder / "seed.iso") if seeding.wanted(request) else "",
+        seed=str(who.folder / "seed.iso") if seeding.wanted(request, image) else "",
     )
 
 
 def _kernel_word(request: RunRequest) -> str:
-    """Debian's cloud kernel is the quickest; only the generic one has the 9p of shared folders."""
-    return request.kernel or (
-        "generic" if any(v.source.startswith("/") for v in request.volumes) else "cloud"
-    )
+    """Debian's cloud kernel is the quickest; only the generic one has the 9p that a user's folders need."""
+    return request.kernel or ("generic" if request.volumes and os.geteuid() else "cloud")
 
 
 def _disk_path(request: RunRequest, who: Identity) -> Path:
@@ -265,10 +322,15 @@ def _disk_path(request: RunRequest, who: Identity) -> Path:
 
 def _disk(request: RunRequest, image: Image, who: Identity) -> str:
     """Make the machine's own disk; its path, empty for an ISO without --disk."""
-    from images import disks
+    from images import at_hand
     from instances import provision
 
     path, form = _disk_path(request, who), request.disk_format or "qcow2"
+    plain = form == "qcow2" and not (request.disk_bytes or image.disk)
+    if plain and at_hand.copy_overlay(at_hand.base_path(provision.store(), image), path):
+        return str(path)
+    from images import disks
+
     if image.cdrom:
         return str(disks.blank(path, form, request.disk_bytes)) if request.disk_bytes else ""
     base = disks.base(provision.store(), image)
@@ -281,19 +343,30 @@ def _disk(request: RunRequest, image: Image, who: Identity) -> str:
 
 def _kernel_files(spec: MachineSpec, request: RunRequest) -> tuple[str, str]:
     """The kernel in the form that the rung wants (microvm, pvh: the ELF with a PVH note), and its initrd."""
-    from images import initrds, kernels
-    from instances import provision
+    from images import at_hand
     from vmm import rungs
 
     if not spec.kernel:
         return "", ""
     word = _kernel_word(request)
-    cached = paths.home() / "cache" / "kernels" / kernels.cached_name(word, spec.arch)
-    if "/" not in word and not cached.exists():
-        provision.said(f"Debian's {word} kernel for {spec.arch} is not here yet: fetching it")
-    kernel = kernels.guest_kernel(paths.home(), Path(word) if "/" in word else word, machine=spec.arch)
+    kernel = at_hand.kernel(paths.home(), word, spec.arch) or _fetched_kernel(word, spec.arch)
     image = kernel.bzimage if rungs.kernel_file(spec.boot) == "bzimage" else kernel.vmlinux
     if request.initrd:
         return str(image), os.path.abspath(request.initrd)
-    made = initrds.initrd(paths.home(), kernel, paths.guest_helper(spec.arch), rungs.modules(spec))
+    helper, modules = paths.guest_helper(spec.arch), rungs.modules(spec)
+    made = at_hand.initrd_path(paths.home(), kernel, helper, modules)
+    if not made.exists():
+        from images import initrds
+
+        initrds.initrd(paths.home(), kernel, helper, modules)
     return str(image), str(made)
+
+
+def _fetched_kernel(word: str, arch: str) -> GuestKernel:
+    from images import kernels
+    from instances import provision
+
+    if "/" in word:
+        return kernels.guest_kernel(paths.home(), Path(word), machine=arch)
+    provision.said(f"Debian's {word} kernel for {arch} is not here yet: fetching it")
+    return kernels.guest_kernel(paths.home(), word, machine=arch)

@@ -57,8 +57,10 @@ def image_or_outline(name: str, machine: str | None = None) -> Image:
 
         if not bases.makes(name) and not reference.parse(name).host:
             raise _unknown(name) from missing
-        architecture = {"architecture": "arm64"} if machine == "aarch64" else {}
-        return Image(name, "", ImageConfig(cmd=("/bin/sh",), **architecture), ("LAYERS",))
+        config = ImageConfig(cmd=("/bin/sh",))
+        if machine == "aarch64":
+            config = config._replace(architecture="arm64")
+        return Image(name, "", config, ("LAYERS",))
 
 
 def lower_dirs(image: Image) -> tuple[str, ...]:

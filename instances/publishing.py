@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from host import paths
@@ -82,7 +81,7 @@ def _save_container(instance: Instance, ports: Sequence[Sequence[Any]]) -> None:
 
 def _change_machine(instance: Instance, wanted: Sequence[Port], gone: Sequence[Port]) -> None:
     """The first card's forwards: QEMU's own on a user network, the network's published ports on a bridge."""
-    from vmm.spec import Forward, from_record
+    from vmm.spec import Forward, from_record, replace
 
     spec = from_record(instance.spec)
     if not spec.nics:

@@ -17,6 +17,7 @@ class Volume(NamedTuple):
     target: str
     read_only: bool = False
     chown: bool = False
+    propagation: str = "private"
 
 
 class Port(NamedTuple):
@@ -103,6 +104,7 @@ class RunRequest(NamedTuple):
     shm_bytes: int | None = None
     add_hosts: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
+    volumes_from: tuple[str, ...] = ()
     health_timeout_s: float | None = None
     health_start_s: float | None = None
     oom_score_adj: int | None = None
@@ -166,6 +168,7 @@ _CONTAINER_ONLY = {
     "shm_bytes": ("--shm-size", "remount /dev/shm inside the machine"),
     "add_hosts": ("--add-host", "write /etc/hosts inside, or join a --network where names resolve"),
     "dns": ("--dns", "machines ask the resolver of their network"),
+    "volumes_from": ("--volumes-from", "name the folders or volumes with -v"),
     "health_timeout_s": ("--health-timeout", "machines have no health check; use --ct"),
     "health_start_s": ("--health-start-period", "machines have no health check; use --ct"),
     "oom_score_adj": ("--oom-score-adj", "a machine's memory is its own; --memory bounds it"),
@@ -246,11 +249,50 @@ def parse_volume(text: str) -> Volume:
     if len(parts) == 1 and text.startswith("/"):
         return Volume("", text)
     options = set(parts[2].split(",")) if len(parts) == 3 else set()
-    good = len(parts) in (2, 3) and all(parts[:2]) and options <= {"ro", "rw", "U", "z", "Z"}
+    spread = [word for word in options if word in _PROPAGATIONS]
+    known = {"ro", "rw", "U", "z", "Z", *_PROPAGATIONS}
+    good = len(parts) in (2, 3) and all(parts[:2]) and options <= known and len(spread) < 2
     if not good or not parts[1].startswith("/"):
         hint = "write it as /host/dir:/inside[:ro] or volume:/inside[:ro]"
         raise Usage("cannot read the volume", repr(text), "not SRC:DST[:ro]", hint)
-    return Volume(_source(parts[0]), parts[1], "ro" in options, "U" in options)
+    propagation = _PROPAGATIONS[spread[0]] if spread else "private"
+    return Volume(_source(parts[0]), parts[1], "ro" in options, "U" in options, propagation)
+
+
+# docker's words for mount_namespaces(7); we always mean the mounts below, too
+_PROPAGATIONS = {f"{r}{kind}": kind for r in ("", "r") for kind in ("private", "slave", "shared")}
+_MOUNT_KEYS = {"source": "src", "destination": "dst", "target": "dst", "readonly": "ro"}
+
+
+def parse_mount(text: str) -> Volume | str:
+    """docker's `type=bind,src=/a,dst=/b,ro` as a Volume, or for type=tmpfs the words of --tmpfs; Usage."""
+    words = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        words[_MOUNT_KEYS.get(key, key)] = value if equals else "true"
+    kind, target = words.pop("type", "volume"), words.pop("dst", "")
+    read_only = words.pop("ro", "false") not in ("false", "0")
+    hint = "for example type=bind,src=/data,dst=/inside,ro, or type=tmpfs,dst=/scratch,tmpfs-size=64m"
+    if not target.startswith("/") or kind not in ("bind", "volume", "tmpfs"):
+        raise Usage(
+            "cannot read the mount", repr(text), "it needs type=bind|volume|tmpfs and an absolute dst", hint
+        )
+    if kind == "tmpfs":
+        options = [
+            f"{key}={words.pop(f'tmpfs-{key}')}" for key in ("size", "mode") if f"tmpfs-{key}" in words
+        ]
+        made: Volume | str = f"{target}:{','.join([*options, *(['ro'] if read_only else [])])}"
+    else:
+        source = words.pop("src", "")
+        if kind == "bind" and not source.startswith("/"):
+            raise Usage("cannot read the mount", repr(text), "a bind needs an absolute src", hint)
+        spread = words.pop("bind-propagation", "rprivate")
+        made = Volume(
+            _source(source) if source else "", target, read_only, False, _PROPAGATIONS.get(spread, "")
+        )
+    if words or (isinstance(made, Volume) and not made.propagation):
+        raise Usage("cannot read the mount", repr(text), f"unknown words: {', '.join(words) or spread}", hint)
+    return made
 
 
 def _source(text: str) -> str:

@@ -262,6 +262,8 @@ def remove(instance: Instance, force: bool = False) -> None:
             _end(backend)
         backend.remove()
         registry.remove_folder(instance.folder)
+        if instance.rm:
+            _drop_anonymous(instance)
         events.happened("removed", instance.name, instance.kind)
 
 

@@ -32,20 +32,30 @@ def identity_of(identity: str, name: str) -> Identity:
 
 def make(request: RunRequest, image: Image, who: Identity) -> registry.Instance:
     """The instance, with every file that its start needs; the caller holds its claim and saves the record."""
+    request = _with_own_volumes(request, image, make=True)
     for name in _named(request):
         volumes.ensure(name)
     if request.kind == CONTAINER:
-        spec: ContainerSpec | MachineSpec = _container(request, image, who)
-    else:
-        from instances import machine_wiring
+        instance = _instance(request, image, who, _container(request, image, who))
+        if instance.volumes:
+            from instances import filling
 
-        spec = _from_template(request, image, who) or machine_wiring.prepare(request, image, who)
+            filling.fill(instance)
+        return instance
+    from instances import machine_wiring
+
+    spec = _from_template(request, image, who) or machine_wiring.prepare(request, image, who)
+    if not spec.command_mode:
+        from vmm import ssh
+
+        ssh.make_key(who.folder, who.name)
     return _instance(request, image, who, spec)
 
 
 def outline(request: RunRequest, image: Image) -> registry.Instance:
     """The instance as `make` would have it, for `--dry-run`: nothing is made."""
     who = identity_of("0" * 64, names.check(request.name or "NAME"))
+    request = _with_own_volumes(request, image, make=False)
     if request.kind == CONTAINER:
         spec: ContainerSpec | MachineSpec = _container(request, image, who)
     else:
@@ -53,6 +63,15 @@ def outline(request: RunRequest, image: Image) -> registry.Instance:
 
         spec = _from_template(request, image, who) or machine_wiring.outline(request, image, who)
     return _instance(request, image, who, spec)
+
+
+def _with_own_volumes(request: RunRequest, image: Image, make: bool) -> RunRequest:
+    plain = not (image.config.volumes or request.volumes_from) and all(one.source for one in request.volumes)
+    if request.kind != CONTAINER or plain:
+        return request
+    from instances import filling
+
+    return filling.with_anonymous_volumes(request, image.config, make)
 
 
 def _from_template(request: RunRequest, image: Image, who: Identity) -> MachineSpec | None:

@@ -1,208 +1,114 @@
-"""Ways into a running machine, tried in order: our helper, SSH, the QEMU guest agent; which one is said.
+"""Ways into a running machine, tried in order: our helper, SSH, the QEMU guest agent, a shell on the console.
 
-The serial console is the last way, and a person's: `vmm console`.
+A way that cannot be entered is told and the next one tried; once a command has begun, its way is final.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-import os
-import select
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
-from host.errors import DeadlinePassed, Failure, HostUnfit, Unsupported
+from host.errors import Failure, Unsupported
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import process
 
 if TYPE_CHECKING:
-    import paramiko
+    from contextlib import AbstractContextManager
 
     from vmm.machine import Machine
 
-_CHUNK_BYTES = 32 << 10
-_AGENT_S = 5.0
+Run = Callable[[ExecRequest, Stdio], int]
 
 
-def execute(machine: Machine, request: ExecRequest, stdio: Stdio) -> int:
-    """Run a command by the first way that answers; its exit status. Raises Failure that tells every way
-    tried."""
-    tried: list[str] = []
-    for way, able, run in (
-        ("guest helper", bool(machine.spec.kernel), _by_helper),
-        ("ssh", key_of(machine).is_file() and ssh_port(machine) > 0, _by_ssh),
-        ("guest agent", machine.spec.agent, _by_agent),
-    ):
-        if not able:
-            tried.append(f"{way}: this machine has none")
-            continue
-        try:
-            return run(machine, request, stdio)
-        except (DeadlinePassed, HostUnfit, ConnectionError, TimeoutError) as error:
-            tried.append(f"{way}: {error}")
+class Way(NamedTuple):
+    """A way in: why a machine has it not (empty: it has), and how to enter; what it yields runs a command."""
+
+    name: str
+    why_not: Callable[[Machine], str]
+    enter: Callable[[Machine], AbstractContextManager[Run]]
+
+
+def execute(machine: Machine, request: ExecRequest, stdio: Stdio, first_only: bool = False) -> int:
+    """Run a command by the first way that lets us in (`first_only`: by the first or none); its status.
+
+    Says on stderr where it had to go another way than the machine's first. Raises Unsupported that tells
+    every way tried.
+    """
+    able = ways(machine)[: 1 if first_only else None]
+    shut: list[str] = []
+    for way in able:
+        with contextlib.ExitStack() as stack:
+            try:
+                run = stack.enter_context(way.enter(machine))
+            except (Failure, OSError) as error:
+                if getattr(error, "final", False) or len(able) == 1:
+                    raise
+                shut.append(f"{way.name}: {error}")
+                continue
+            if shut:
+                sys.stderr.write(f"vmm: {machine.folder.name}: by {way.name}, for {'; '.join(shut)}\n")
+            return run(request, stdio)
     name = machine.folder.name
-    raise Unsupported("no way into", name, "; ".join(tried), f"vmm console {name} is its serial port")
+    why = "; ".join(shut) or "it has neither helper, nor SSH key, nor guest agent"
+    raise Unsupported("no way into", name, why, f"vmm console {name} is its serial port")
 
 
-def way(machine: Machine) -> str:
-    """The way that `execute` tries first."""
-    if machine.spec.kernel:
-        return "guest helper"
-    return "ssh" if key_of(machine).is_file() and ssh_port(machine) else "guest agent"
+def ways(machine: Machine) -> list[Way]:
+    """The ways that this machine has, in the order in which they are tried."""
+    return [way for way in _WAYS if not way.why_not(machine)]
 
 
-def _by_helper(machine: Machine, request: ExecRequest, stdio: Stdio) -> int:
+def explained(machine: Machine) -> list[str]:
+    """Every way in with what speaks against it, one a line."""
+    return [f"{way.name}: {way.why_not(machine) or 'yes'}" for way in _WAYS]
+
+
+# ---- the helper ----
+
+
+def has_helper(machine: Machine) -> bool:
+    """Whether our helper came with the guest's kernel."""
+    return bool(machine.spec.kernel and machine.spec.root)
+
+
+@contextlib.contextmanager
+def _helper(machine: Machine) -> Iterator[Run]:
     with machine.channel() as channel:
-        return channel.run(request, stdio)
+        yield channel.run
 
 
-# ---- SSH ----
+# ---- the others, loaded when they are wanted ----
 
 
-def key_of(machine: Machine) -> Path:
-    """The private key that this machine was made with."""
-    return Path(machine.spec.ssh_key) if machine.spec.ssh_key else machine.folder / "ssh_key"
+def _no_ssh(machine: Machine) -> str:
+    from vmm import ssh
+
+    return ssh.why_not(machine)
 
 
-def ssh_port(machine: Machine) -> int:
-    """The host's port that leads to the guest's sshd, or 0."""
-    try:
-        return int((machine.run_dir / "ssh-port").read_text())
-    except (OSError, ValueError):
-        return 0
+def _ssh(machine: Machine) -> AbstractContextManager[Run]:
+    from vmm import ssh
+
+    return ssh.enter(machine)
 
 
-def ssh(machine: Machine, timeout_s: float = 10.0) -> paramiko.SSHClient:
-    """A connection as the machine's user; its host key is kept at first sight and must stay the same."""
-    import paramiko
+def _agent(machine: Machine) -> AbstractContextManager[Run]:
+    from vmm import agent
 
-    client = paramiko.SSHClient()
-    pinned = machine.folder / "known_hosts"
-    pinned.touch()
-    client.load_host_keys(str(pinned))
-    client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
-    try:
-        client.connect(
-            "127.0.0.1",
-            ssh_port(machine),
-            username=machine.spec.ssh_user or "root",
-            key_filename=str(key_of(machine)),
-            timeout=timeout_s,
-            banner_timeout=timeout_s,
-            allow_agent=False,
-            look_for_keys=False,
-        )
-    except (paramiko.SSHException, OSError) as error:
-        client.close()
-        raise DeadlinePassed("cannot log in to", machine.folder.name, str(error)) from None
-    return client
+    return agent.enter(machine)
 
 
-def _by_ssh(machine: Machine, request: ExecRequest, stdio: Stdio) -> int:
-    import shlex
+def _console(machine: Machine) -> AbstractContextManager[Run]:
+    from vmm import console_shell
 
-    words = " ".join(shlex.quote(word) for word in request.argv)
-    before = f"cd {shlex.quote(request.cwd)} && " if request.cwd else ""
-    with ssh(machine) as client:
-        transport = client.get_transport()
-        assert transport is not None
-        session = transport.open_session()
-        session.exec_command(f"{before}exec env {' '.join(map(shlex.quote, request.env))} {words}")
-        return _pump(session, request, stdio)
+    return console_shell.enter(machine)
 
 
-def _pump(session: paramiko.Channel, request: ExecRequest, stdio: Stdio) -> int:
-    poll = select.poll()
-    poll.register(session, select.POLLIN)
-    if request.interactive:
-        poll.register(stdio.stdin, select.POLLIN)
-    else:
-        session.shutdown_write()
-    while True:
-        for fd, _ in poll.poll(100):
-            if fd == stdio.stdin and request.interactive:
-                data = os.read(fd, _CHUNK_BYTES)
-                if data:
-                    session.sendall(data)
-                else:
-                    poll.unregister(fd)
-                    session.shutdown_write()
-        _drain(session, stdio)
-        if session.exit_status_ready() and not session.recv_ready() and not session.recv_stderr_ready():
-            return session.recv_exit_status()
-
-
-def _drain(session: paramiko.Channel, stdio: Stdio) -> None:
-    while session.recv_ready():
-        os.write(stdio.stdout, session.recv(_CHUNK_BYTES))
-    while session.recv_stderr_ready():
-        os.write(stdio.stderr, session.recv_stderr(_CHUNK_BYTES))
-
-
-# ---- QEMU guest agent ----
-
-
-class Agent:
-    """A conversation with qemu-ga over its socket (QEMU Guest Agent Protocol Reference)."""
-
-    def __init__(self, path: Path, timeout_s: float = _AGENT_S) -> None:
-        try:
-            self._line = process.call(path)
-        except OSError as error:
-            raise DeadlinePassed("cannot reach the guest agent", why=error.strerror or "") from None
-        self._line.settimeout(timeout_s)
-        self._file = self._line.makefile("rb")
-        try:
-            # What an earlier client left half said ends at 0xff; the answer with our number is the first of
-            # ours.
-            number = time.monotonic_ns() & 0x7FFFFFFF
-            self._line.sendall(b"\xff")
-            self._ask("guest-sync-delimited", {"id": number}, number)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Hang up."""
-        self._file.close()
-        self._line.close()
-
-    def _ask(self, command: str, arguments: dict[str, Any], wanted: object = None) -> Any:
-        request = {"execute": command, "arguments": arguments}
-        try:
-            self._line.sendall(json.dumps(request).encode() + b"\n")
-            while True:
-                reply = json.loads(self._file.readline().lstrip(b"\xff") or b"{}")
-                if "error" in reply:
-                    raise Failure(f"the guest agent refused {command}", why=reply["error"].get("desc", ""))
-                if not reply:
-                    raise DeadlinePassed("the guest agent hung up")
-                if wanted is None or reply.get("return") == wanted:
-                    return reply["return"]
-        except TimeoutError:
-            raise DeadlinePassed("the guest agent did not answer", why=f"after {_AGENT_S:g} s") from None
-
-    def run(self, argv: tuple[str, ...], env: tuple[str, ...]) -> tuple[int, bytes, bytes]:
-        """Run a command to its end; status, stdout, stderr."""
-        asked = {"path": argv[0], "arg": list(argv[1:]), "env": list(env), "capture-output": True}
-        pid = self._ask("guest-exec", asked)["pid"]
-        while not (told := self._ask("guest-exec-status", {"pid": pid}))["exited"]:
-            time.sleep(0.05)
-        out, err = (base64.b64decode(told.get(name, "")) for name in ("out-data", "err-data"))
-        return told.get("exitcode", 128 + told.get("signal", 0)), out, err
-
-
-def _by_agent(machine: Machine, request: ExecRequest, stdio: Stdio) -> int:
-    if request.tty or request.interactive:
-        raise Unsupported("the guest agent takes no input and has no terminal", machine.folder.name)
-    agent = Agent(machine.run_dir / "agent")
-    try:
-        status, out, err = agent.run(request.argv, request.env)
-    finally:
-        agent.close()
-    os.write(stdio.stdout, out)
-    os.write(stdio.stderr, err)
-    return status
+_WAYS = (
+    Way("guest helper", lambda m: "" if has_helper(m) else "the guest boots without it", _helper),
+    Way("ssh", _no_ssh, _ssh),
+    Way("guest agent", lambda m: "" if m.spec.agent else "the machine has no port for it", _agent),
+    Way("serial console", lambda m: "it belongs to the command" if m.spec.command_mode else "", _console),
+)

@@ -14,6 +14,8 @@ from pathlib import Path
 from host.errors import DeadlinePassed
 
 STARTS_A_CORE = 2
+# Many wait at once: one of them looks soon enough, and together they take no core from those that boot.
+_LONGEST_PAUSE_S = 0.2
 
 
 def take(folder: Path, timeout_s: float) -> int:
@@ -37,4 +39,4 @@ def take(folder: Path, timeout_s: float) -> int:
                 "cannot start yet another machine", why=f"{places} are booting for {timeout_s:g} s"
             )
         time.sleep(pause_s)
-        pause_s = min(pause_s * 2, 0.05)
+        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)

@@ -61,7 +61,8 @@ class Boot:
         """
         assert self.channel is not None
         channel = self.channel
-        channel.greet()
+        if not channel.greets:
+            channel.greet()
         self._await(lambda: channel.greeting is not None, timeout_s, "the guest helper")
         self._leave_place()
         hello = channel.greeting
@@ -122,7 +123,7 @@ class Boot:
 
     def _take_frames(self, channel: Channel) -> None:
         try:
-            channel.move()
+            channel.keep(channel.move())
         except HungUp:
             self._raise_if_ended()
             raise

@@ -62,6 +62,7 @@ class Channel:
         self._last_id = 0
         self.greeting: Hello | None = None
         self._nonce = 0
+        self._kept: list[Frame] = []
 
     def __enter__(self) -> Channel:
         return self
@@ -103,15 +104,27 @@ class Channel:
         the Failure that an answer tells.
         """
         self._flush()
+        kept, self._kept = self._kept, []
         try:
             data = self.socket.recv(_CHUNK_BYTES)
         except BlockingIOError:
-            return []
+            return kept
         except OSError as error:
             raise HungUp("the machine hung up", why=error.strerror or "") from None
         if not data:
             raise HungUp("the machine hung up", why="the end of the stream")
-        return [frame for frame in self._decoder.feed(data) if not self._take_note(frame)]
+        return kept + [frame for frame in self._decoder.feed(data) if not self._take_note(frame)]
+
+    def keep(self, early: list[Frame]) -> None:
+        """Put frames of commands back that came while we waited for something else: the next `move` has
+        them.
+        """
+        self._kept += early
+
+    @property
+    def has_kept(self) -> bool:
+        """Whether `move` would return something without anything new on the socket."""
+        return bool(self._kept)
 
     def _take_note(self, frame: Frame) -> bool:
         if frame.type == frames.WELCOME:
@@ -122,6 +135,8 @@ class Channel:
 
     def receive(self, deadline: float, what: str) -> list[Frame]:
         """Wait for anything until `deadline` (time.monotonic), and `move`; DeadlinePassed tells `what`."""
+        if self._kept:
+            return self.move()
         poll = select.poll()
         poll.register(self.socket, self.interest)
         left_s = deadline - time.monotonic()
@@ -141,6 +156,11 @@ class Channel:
         self.greeting = None
         self._nonce = int.from_bytes(os.urandom(8), "little") | 1
         self._greet_again()
+
+    @property
+    def greets(self) -> bool:
+        """Whether HELLO is on its way or answered."""
+        return bool(self._nonce)
 
     def _greet_again(self) -> None:
         self.send(frames.HELLO, 0, struct.pack("<Q", self._nonce))
@@ -280,17 +300,19 @@ class Channel:
         stdio: Stdio,
         *,
         flags: int = 0,
+        begun: int = 0,
         on_started: Callable[[int], None] | None = None,
         on_output: Callable[[int, bytes], None] | None = None,
     ) -> int:
         """Run a command with our descriptors and signals; its status (126, 127 after a line on stderr).
 
-        `on_started` gets the guest's CLOCK_BOOTTIME in ns, `on_output` the stream (1, 2) and bytes, before
-        they are written. Raises HungUp when the machine ends before the command does.
+        `begun` is the id of a command that `begin` has sent already. `on_started` gets the guest's
+        CLOCK_BOOTTIME in ns, `on_output` the stream (1, 2) and bytes, before they are written. Raises HungUp
+        when the machine ends before the command does.
         """
         from vmm.conversation import Conversation
 
-        id_ = self.begin(request, flags)
+        id_ = begun or self.begin(request, flags)
         with Conversation(self, id_, request, stdio, on_started, on_output) as conversation:
             return conversation.status()
 

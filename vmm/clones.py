@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
-from dataclasses import replace
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from host import paths
-from host.errors import BadData, Failure, InUse, NotFound, WrongState
+from host.errors import BadData, DeadlinePassed, Failure, InUse, NotFound, WrongState
 from vmm import launch, templates
 from vmm.qemu_argv import hostfwd
-from vmm.spec import MachineSpec
+from vmm.spec import MachineSpec, replace
 from vmm.templates import Template
 
 if TYPE_CHECKING:
@@ -24,6 +25,24 @@ if TYPE_CHECKING:
     from vmm.qemu_driver import QemuDriver
 
 _RENEW_S = 20.0
+_LOAD_S = 20.0
+# Frozen by vmm.freeze: the pid of the sshd whose own pid file we put aside until it has begun anew.
+SSHD_PID = "/run/vmm-sshd.pid"
+_SSHD_PIDFILE = "/run/sshd.pid"
+
+# What no clone can be given anew: `vmm explain` lists it.
+KEPT = (
+    "memory as it was frozen: stack and heap addresses (ASLR) of programs that ran, the kernel's own layout",
+    "secrets that a program drew before: stack canaries, TLS session keys, seeds of its own generators",
+    "the boot id (/proc/sys/kernel/random/boot_id), once something had read it",
+    "uptime, process ids, kernel log and journal up to the moment of freezing",
+    "the MAC and the address in QEMU's own user network, where each machine is alone",
+    "UUIDs of file systems, and files that the image's services wrote at their first start",
+)
+
+
+class StateRefused(Failure):
+    """QEMU ended, or said so, while it read a template's devices."""
 
 
 def boot(
@@ -35,13 +54,34 @@ def boot(
     """
     spec = driver.spec
     if (driver.folder / "serial.log").exists():
+        edges.way = f"a boot by {spec.boot}: it ran before, and its disk is no longer what a template knows"
         return None
     template = _named(spec) if spec.template != "auto" else None
-    template = template or _template_for(spec, accel, boot_timeout_s)
+    template = template or _template_for(spec, accel, boot_timeout_s, edges)
     if template is None:
         return None
-    _lay_disk(template, Path(driver.spec.disks[0].path))
-    how = launch.here(driver.run, driver.folder, accel, driver.spec.arch)
+    edges.way = edges.way or f"a clone of the template {template.name}"
+    disk = Path(spec.disks[0].path)
+    pristine = disk.read_bytes() if template.automatic else b""
+    _lay_disk(template, disk)
+    try:
+        return _cloned(driver, accel, edges, dies_with_us, template)
+    except StateRefused as refusal:
+        if not template.automatic:
+            hint = f"vmm template rm {template.name}, then vmm template create"
+            raise WrongState("cannot start from the template", template.name, str(refusal), hint) from None
+        _say(f"QEMU does not take the template's state, booting instead: {refusal}")
+        templates.remove(paths.home(), template.name)
+        disk.write_bytes(pristine)
+        edges.way = f"a boot by {spec.boot}: QEMU did not take the state of its template"
+        for edge in ("t2", "t3"):
+            edges.stamps_ns.pop(edge, None)
+        return None
+
+
+def _cloned(driver: QemuDriver, accel: str, edges: Edges, dies_with_us: bool, template: Template) -> Boot:
+    spec = driver.spec
+    how = launch.here(driver.run, driver.folder, accel, spec.arch)
     how = replace(how, memory_file=str(template.memory), memory_private=True, incoming=True)
     driver.spec = unpublished(spec)
     try:
@@ -78,19 +118,27 @@ def _named(spec: MachineSpec) -> Template | None:
 
 
 def _load_state(monitor: Monitor, template: Template) -> None:
-    """Let QEMU read the devices' state; the state itself says that the guest runs on."""
+    """Let QEMU read the devices' state; the state itself says that the guest runs on. Raises StateRefused."""
     state = os.open(template.state, os.O_RDONLY | os.O_CLOEXEC)
     try:
         monitor.execute("migrate-set-capabilities", {"capabilities": [templates.LEAVE_MEMORY_OUT]})
         monitor.execute("getfd", {"fdname": "state"}, fd=state)
         monitor.execute("migrate-incoming", {"uri": "fd:state"})
+        deadline = time.monotonic() + _LOAD_S
+        while (said := monitor.execute("query-migrate").get("status")) != "completed":
+            if said == "failed" or time.monotonic() > deadline:
+                raise StateRefused("cannot load the state of the template", template.name, f"it is {said}")
+            time.sleep(0.0005)
+    except WrongState as ended:  # QEMU hung up: a state that it cannot read ends it
+        raise StateRefused("cannot load the state of the template", template.name, ended.why) from None
     finally:
         os.close(state)
 
 
-def _template_for(spec: MachineSpec, accel: str, boot_timeout_s: float) -> Template | None:
+def _template_for(spec: MachineSpec, accel: str, boot_timeout_s: float, edges: Edges) -> Template | None:
     """The template that this machine may start from, made now where there is none yet; None: it must boot."""
-    if spec.template != "auto" or templates.why_not_automatic(spec):
+    if refused := templates.why_not_automatic(spec):
+        edges.way = f"a boot by {spec.boot}: {refused}"
         return None
     home, disk = paths.home(), Path(spec.disks[0].path)
     key = templates.key(spec, accel, templates.backing(disk))
@@ -99,20 +147,28 @@ def _template_for(spec: MachineSpec, accel: str, boot_timeout_s: float) -> Templ
         return found
     with templates.locked(home, key):
         found = _sound(home, key)  # another command may have made it while we waited
-        return found or _made(home, spec, accel, key, disk, boot_timeout_s)
+        return found or _made(home, spec, accel, key, disk, boot_timeout_s, edges)
 
 
 def _made(
-    home: Path, spec: MachineSpec, accel: str, key: str, disk: Path, boot_timeout_s: float
+    home: Path, spec: MachineSpec, accel: str, key: str, disk: Path, boot_timeout_s: float, edges: Edges
 ) -> Template | None:
     from vmm import freeze
 
     _say("first run of this image with these devices: freezing a template, later runs start from it")
     try:
-        return freeze.automatic(home, spec, accel, key, disk, boot_timeout_s)
+        made = freeze.automatic(home, spec, accel, key, disk, boot_timeout_s)
     except Failure as error:
         _say(f"no template, booting instead: {error}")
+        edges.way = f"a boot by {spec.boot}: no template could be made"
         return None
+    for old in templates.every(home):
+        if old.automatic and old.name != key and (broken := templates.damage(old)):
+            with contextlib.suppress(Failure):
+                templates.remove(home, old.name)
+                _say(f"the template {old.name} is of no more use: {broken}")
+    edges.way = f"a clone of the template {key}, which was frozen first, in {made.took_s:.1f} s"
+    return made
 
 
 def _say(line: str) -> None:
@@ -165,7 +221,37 @@ def open_to_host(monitor: Monitor, spec: MachineSpec) -> None:
 
 
 def _renew_sshd(channel: Channel, hostname: str) -> None:
-    """A host key of its own, made here, where it takes milliseconds; sshd reads it anew on SIGHUP."""
+    """A host key of its own, and sshd begun anew with it: nobody must meet the frozen one.
+
+    sshd takes its pid file away at SIGHUP and writes it again once it listens (sshd(8), server_listen before
+    the file): a file that names no process until then is how we know.
+    """
+    put_host_key(channel, hostname)
+    if not _lives(channel, SSHD_PID):
+        return  # the image has no sshd, or it does not run: the key waits for it
+    channel.put(_SSHD_PIDFILE, b"0\n")
+    channel.signal_pidfile(SSHD_PID, signal.SIGHUP)
+    channel.settle(_RENEW_S)
+    deadline = time.monotonic() + _RENEW_S
+    while not _lives(channel, _SSHD_PIDFILE):
+        if time.monotonic() > deadline:
+            raise DeadlinePassed("sshd did not begin anew", hostname, f"within {_RENEW_S:g} s")
+        time.sleep(0.01)
+
+
+def _lives(channel: Channel, pidfile: str) -> bool:
+    channel.signal_pidfile(pidfile, 0)
+    try:
+        channel.settle(_RENEW_S)
+    except DeadlinePassed:
+        raise
+    except Failure:
+        return False
+    return True
+
+
+def put_host_key(channel: Channel, hostname: str) -> None:
+    """Post a new host key, made here, where it takes milliseconds."""
     import tempfile
 
     from host import commands
@@ -177,4 +263,3 @@ def _renew_sshd(channel: Channel, hostname: str) -> None:
         key, public = path.read_bytes(), path.with_suffix(".pub").read_bytes()
     channel.put("/etc/ssh/ssh_host_ed25519_key", key, 0o600)
     channel.put("/etc/ssh/ssh_host_ed25519_key.pub", public)
-    channel.signal_pidfile("/run/sshd.pid", signal.SIGHUP)

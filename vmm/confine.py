@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 USER = "vmm"
 # Above Debian's dynamic users, below nobody: no package of Debian has it (base-passwd's list of reserved
@@ -19,8 +19,7 @@ USER = "vmm"
 UNNAMED_UID = 64901
 
 
-@dataclass(frozen=True, slots=True)
-class Confinement:
+class Confinement(NamedTuple):
     """The user that QEMU runs as; uid None is the caller's own, and `note` says why where root must stay
     root."""
 

@@ -30,7 +30,7 @@ def attach(
         line = process.call(path)
     except (FileNotFoundError, ConnectionRefusedError):
         raise WrongState("cannot attach to", path.parent.name, "it does not run") from None
-    with line, _raw(stdio.stdin):
+    with line, raw(stdio.stdin):
         return _pass_on(line.fileno(), stdio, detach, on_output)
 
 
@@ -61,8 +61,8 @@ def _write(fd: int, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _raw(fd: int) -> Iterator[None]:
-    """The terminal passes every key on, and is put back however we leave."""
+def raw(fd: int) -> Iterator[None]:
+    """While it lasts, the terminal passes every key on, and is put back however we leave."""
     if not os.isatty(fd):
         yield
         return

@@ -91,6 +91,8 @@ class Conversation:
 
     def status(self) -> int:
         """Pass on until the command ends; its status."""
+        if self._channel.has_kept:
+            self._take_frames()
         while self._status is None:
             for fd in self._ready():
                 if fd == self._channel.socket.fileno():

@@ -57,6 +57,12 @@ KNOWN = (
         "vmm console NAME lets you choose",
     ),
     Diagnosis(
+        "firmware",
+        r"!!!! X64 Exception",
+        "the UEFI firmware crashed",
+        "OVMF wants 256 MiB at least: --memory 256M",
+    ),
+    Diagnosis(
         "no-boot",
         r"Shell> *$|UEFI Interactive Shell|No bootable device|not a bootable disk|BdsDxe: No bootable option",
         "the firmware found nothing to boot",
@@ -75,6 +81,9 @@ KNOWN = (
         "is its network there? vmm network inspect",
     ),
 )
+
+# What only the guest can tell: its console is silent about it.
+NO_ADDRESS = next(one for one in KNOWN if one.kind == "no-address")
 
 
 def classify(text: str) -> Diagnosis | None:
@@ -121,6 +130,15 @@ def ended(name: str, folder: Path, exit_status: int | None) -> Failure:
     return Failure("the machine did not start", name, _told(words, console, found), hint)
 
 
+def cut_off(name: str, folder: Path) -> Failure:
+    """The Failure for a machine that ended before its command did."""
+    console = tail(folder / "serial.log")
+    found = classify(console)
+    words = [found.sentence if found else "QEMU is gone"]
+    hint = found.hint if found else "its memory may have been too small for the host: vmm doctor, dmesg"
+    return Failure("the machine ended before its command did", name, _told(words, console, found), hint)
+
+
 def _hint_of_qemu(said: str) -> str:
     """What to do about the words that QEMU itself left."""
     if re.search(r"\bkvm\b", said, re.IGNORECASE):
@@ -132,10 +150,12 @@ def _hint_of_qemu(said: str) -> str:
     return "the same words with --dry-run print the QEMU command, to be tried by hand"
 
 
-def late(name: str, folder: Path, waited_for: str, timeout_s: float) -> DeadlinePassed:
-    """The Failure for a guest that did not reach what we waited for."""
+def late(
+    name: str, folder: Path, waited_for: str, timeout_s: float, seen: Diagnosis | None = None
+) -> DeadlinePassed:
+    """The Failure for a guest that did not reach what we waited for; `seen` is what the guest itself told."""
     console = tail(folder / "serial.log")
-    found = classify(console)
+    found = classify(console) or seen
     words = [f"no sign of {waited_for} after {timeout_s:g} s"]
     words += [found.sentence] if found else []
     hint = (

@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from vmm.kernel_line import kernel_line
 from vmm.launch import CHANNELS, Launch
-from vmm.qemu_argv import QBOOT, bus, cpu_model, escape, hostfwd, machine_type, tb_size_mib
+from vmm.qemu_argv import QBOOT, bus, cpu_model, escape, hostfwd, machine_type, modern_mmio, tb_size_mib
 from vmm.spec import Disk, MachineSpec, Nic, Share
 
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -88,7 +88,7 @@ def _features(domain: Element, spec: MachineSpec) -> None:
     if spec.arch == "x86_64":
         SubElement(features, "acpi")
     if spec.vmgenid:
-        _text(domain, "genid", spec.vmgenid)
+        _text(domain, "genid", "" if spec.vmgenid == "auto" else spec.vmgenid)
 
 
 def _cpu(domain: Element, spec: MachineSpec, launch: Launch) -> None:
@@ -114,7 +114,8 @@ def _devices(domain: Element, spec: MachineSpec, launch: Launch) -> None:
         if disk.bus != "nvme":
             _disk(devices, spec, disk, number)
     for number, nic in enumerate(spec.nics):
-        _nic(devices, spec, nic, launch, number)
+        if not _by_command_line(spec, nic):
+            _nic(devices, spec, nic, launch, number)
     _serial(devices, launch)
     _controllers(devices, spec)
     _channels(devices, spec, launch)
@@ -165,6 +166,9 @@ def _nic(devices: Element, spec: MachineSpec, nic: Nic, launch: Launch, number: 
         SubElement(element, "source", {"bridge": bridge})
         if link:
             SubElement(element, "target", {"dev": link})
+    elif nic.kind == "libvirt":
+        element = SubElement(devices, "interface", {"type": "network"})
+        SubElement(element, "source", {"network": nic.network})
     else:
         element = SubElement(devices, "interface", {"type": "user"})
     if nic.mac:
@@ -176,11 +180,33 @@ def _nic(devices: Element, spec: MachineSpec, nic: Nic, launch: Launch, number: 
     _mmio(element, spec)
 
 
-def forwards(nic: Nic, number: int) -> list[str]:
-    """The HMP commands that add a card's forwards: libvirt 9.0 accepts portForward and ignores it."""
+def _by_command_line(spec: MachineSpec, nic: Nic) -> bool:
+    """Whether the card is QEMU's words alone: what libvirt starts by itself nobody gives its forwards."""
+    return spec.autostart and nic.kind == "user" and bool(nic.forwards)
+
+
+def _nic_words(spec: MachineSpec) -> list[str]:
+    words: list[str] = []
+    for number, nic in enumerate(spec.nics):
+        if _by_command_line(spec, nic):
+            name = f"hostnet{number}"
+            given = [f",hostfwd={hostfwd(f.protocol, f.host_ip, f.host, f.guest)}" for f in nic.forwards]
+            device = {"driver": f"virtio-net-{bus(spec)}", "id": f"net{number}", "netdev": name}
+            # libvirt does not know of it: a slot of the root bus that it leaves free
+            place = {"bus": "pcie.0", "addr": hex(0x1D - number), "romfile": ""} if bus(spec) == "pci" else {}
+            mac = {"mac": nic.mac} if nic.mac else {}
+            words += ["-netdev", f"user,id={name}{''.join(given)}", "-device"]
+            words.append(json.dumps(device | place | mac))
+    return words
+
+
+def forwards(spec: MachineSpec) -> list[str]:
+    """The HMP commands that add forwards: libvirt 9.0 accepts portForward and ignores it."""
     return [
         f"hostfwd_add hostnet{number} {hostfwd(one.protocol, one.host_ip, one.host, one.guest)}"
+        for number, nic in enumerate(spec.nics)
         for one in nic.forwards
+        if nic.kind == "user" and not _by_command_line(spec, nic)
     ]
 
 
@@ -259,9 +285,10 @@ def _command_line(domain: Element, spec: MachineSpec, launch: Launch) -> None:
     if launch.accel == "tcg":
         words += ["-accel", f"tcg,tb-size={tb_size_mib(spec)}"]
     words += ["-pidfile", f"{launch.run}/pid"]
-    words += _microvm_words(spec)
+    words += [*_microvm_words(spec), *modern_mmio(spec)]
     words += _log_words(spec, launch)
     words += _nvme_words(spec)
+    words += _nic_words(spec)
     if spec.cloneable or launch.memory_file:
         path = escape(launch.memory_file or f"{launch.folder}/memory")
         share = "off" if launch.memory_private else "on"

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmm import domain_xml, qemu_argv, usage
+from vmm import access, domain_xml, phases, qemu_argv, usage
+from vmm.monitor import JOURNAL
 from vmm.spec import MachineSpec
 
 if TYPE_CHECKING:
@@ -23,9 +24,19 @@ def explain(machine: Machine) -> str:
         ("the same machine as libvirt XML", domain_xml.xml(machine.spec, how).rstrip()),
         ("the devices", "\n".join(devices(machine.spec))),
         ("what runs now", "\n".join(_running(machine))),
-        ("what would start it sooner", "\n".join(faster(machine.spec))),
+        ("the ways into it, in the order in which they are tried", "\n".join(access.explained(machine))),
+        ("the QMP commands that we sent", "\n".join(_commands(machine.run_dir))),
+        ("how its start went, and what would cut it", "\n".join(_phases(machine))),
     ]
+    if machine.spec.template:
+        parts.insert(-1, ("what a clone keeps of its template, for it cannot be made anew", _kept()))
     return "\n\n".join(f"# {title}\n{text}" for title, text in parts) + "\n"
+
+
+def _kept() -> str:
+    from vmm import clones
+
+    return "\n".join(clones.KEPT)
 
 
 def devices(spec: MachineSpec) -> list[str]:
@@ -44,14 +55,30 @@ def _running(machine: Machine) -> list[str]:
     if pid is None:
         return [f"nothing: it is {machine.state()}"]
     memory = usage.memory_beyond_guest(pid, machine.spec.memory_bytes)
-    guest, rest = memory["guest_pss_bytes"] >> 20, memory["vmm_pss_bytes"] >> 20
+    guest, code, files = (memory[f"{part}_pss_bytes"] >> 20 for part in ("guest", "translated", "files"))
+    own = (memory["vmm_pss_bytes"] >> 20) - code - files
     return [
         f"QEMU is pid {pid}, user {os.stat(f'/proc/{pid}').st_uid}, accelerator {machine.accelerator()}",
         f"threads: {', '.join(_threads(pid))}",
-        f"memory: {guest} MiB hold the guest's RAM, {rest} MiB are QEMU's own",
+        f"memory: {guest} MiB hold the guest's RAM, as far as the guest has ever touched it",
+        f"memory beyond it: {code} MiB of code that TCG has translated, {own} MiB of QEMU's own, and {files} "
+        "MiB of files (the kernel, QEMU), which machines share",
         *(f"cgroup {line}" for line in _cgroups(pid)),
         f"sockets in {machine.run_dir}: ctl and query speak QMP, serial is the console, guest* the helper's",
     ]
+
+
+def _phases(machine: Machine) -> list[str]:
+    return phases.told(machine.run_dir, machine.spec) or phases.faster(machine.spec)
+
+
+def _commands(run: Path) -> list[str]:
+    """From the journal of the control monitor; the query monitor is only ever asked how it is."""
+    try:
+        lines = (run / JOURNAL).read_text().splitlines()
+    except OSError:
+        return ["none: it does not run"]
+    return [*lines, "and query-status on the socket `query`, whenever somebody looks at its state"]
 
 
 def _threads(pid: int) -> list[str]:
@@ -62,25 +89,3 @@ def _threads(pid: int) -> list[str]:
 def _cgroups(pid: int) -> list[str]:
     lines = Path(f"/proc/{pid}/cgroup").read_text().split()
     return [line.partition(":")[2] for line in lines if not line.endswith(":/")]
-
-
-def faster(spec: MachineSpec) -> list[str]:
-    """For each phase that this machine spends time in, the flag that would cut it."""
-    found = []
-    if spec.boot in ("bios", "uefi"):
-        found.append(
-            f"firmware and boot loader: --boot direct starts the kernel without {spec.boot} and GRUB"
-        )
-    if spec.boot == "direct":
-        found.append(
-            "decompression: --boot pvh starts the uncompressed kernel, with a firmware of milliseconds"
-        )
-    if spec.boot in ("direct", "pvh"):
-        found.append("PCI scan: --boot microvm has no PCI bus (and no hotplug)")
-    if spec.boot == "microvm" and not spec.template:
-        found.append(
-            "kernel and init: leave --boot out, and the start is a clone of a machine that has booted"
-        )
-    if spec.init is not None:
-        found.append("services: systemd-analyze blame inside names the slow ones")
-    return found or ["nothing: it is a clone, the last rung of the ladder"]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from host.errors import HostUnfit
-from vmm.spec import MachineSpec
+from vmm.spec import MachineSpec, replace
 
 # Code and variables, in order of preference; Debian's packages ovmf and qemu-efi-aarch64.
 _UEFI = {

@@ -6,8 +6,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,18 @@ from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, InUse, Unsupported, from_os_error
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import forwards, launch, readiness, templates
+from vmm import clones, forwards, launch, readiness, templates
 from vmm.boot import Boot
+from vmm.channel import Channel
 from vmm.monitor import Monitor
 from vmm.qemu_driver import QemuDriver
-from vmm.spec import Command, MachineSpec
+from vmm.spec import Command, MachineSpec, replace
 from vmm.templates import Template
 
 _SAVE_S = 60.0
 _SETTLE_S = 0.2
 # Every clone is given an ed25519 key of its own; of the other kinds two clones would have the same.
-_FORGET_KEYS = "rm -f /etc/ssh/ssh_host_rsa_key* /etc/ssh/ssh_host_ecdsa_key* /etc/ssh/ssh_host_dsa_key*"
+FORGET_KEYS = "rm -f /etc/ssh/ssh_host_rsa_key* /etc/ssh/ssh_host_ecdsa_key* /etc/ssh/ssh_host_dsa_key*"
 
 
 def automatic(
@@ -75,8 +75,7 @@ def _made(
     from vmm.machine import Machine
 
     began = time.monotonic()
-    folder, memory = _places(home, name)
-    try:
+    with placed(home, name) as (folder, memory):
         spec = prepare(folder)
         refused = templates.why_not(spec)
         if refused:
@@ -84,20 +83,23 @@ def _made(
         plain = templates.neutral(spec, spec.disks[0].path)
         accel = accel or Machine(folder, folder, spec).accelerator()
         _freeze(home, plain, accel, folder, memory, boot_timeout_s, spec.command)
-        return _finish(plain, key, folder, memory, image, began)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        memory.unlink(missing_ok=True)
-        raise
+        return finish(plain, key, folder, memory, image, began)
 
 
-def _places(home: Path, name: str) -> tuple[Path, Path]:
+@contextlib.contextmanager
+def placed(home: Path, name: str) -> Iterator[tuple[Path, Path]]:
+    """An empty folder for a template and the path of its memory; a failure inside leaves neither."""
     folder, memory = templates.root(home) / name, templates.memory_dir(home) / f"{name}.memory"
     shutil.rmtree(folder, ignore_errors=True)
     memory.unlink(missing_ok=True)
     folder.mkdir(parents=True)
     memory.parent.mkdir(parents=True, exist_ok=True)
-    return folder, memory
+    try:
+        yield folder, memory
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        memory.unlink(missing_ok=True)
+        raise
 
 
 def _freeze(
@@ -109,25 +111,22 @@ def _freeze(
     boot_timeout_s: float,
     likely: Command,
 ) -> None:
-    _reserve(spec.memory_bytes, memory)
+    reserve(spec.memory_bytes, memory)
     run = templates.builder_run(home, folder.name)
     driver = QemuDriver(folder, run, spec)
-    state = os.open(folder / "state", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    how = replace(launch.here(run, folder, accel, spec.arch), memory_file=str(memory))
     try:
-        how = launch.here(run, folder, accel, spec.arch)
-        how = replace(how, memory_file=str(memory))
         boot = driver.boot(accel, Edges(), True, how)
         try:
-            _save(boot, state, boot_timeout_s, likely)
+            _save(boot, folder / "state", boot_timeout_s, likely)
         finally:
             boot.close()
     finally:
-        os.close(state)
         driver.kill()
         driver.release()
 
 
-def _reserve(size_bytes: int, memory: Path) -> None:
+def reserve(size_bytes: int, memory: Path) -> None:
     """Make the memory's file; refuse where it could not be filled: a write there would be SIGBUS."""
     what = "cannot make a template's memory"
     fs = os.statvfs(memory.parent)
@@ -142,12 +141,12 @@ def _reserve(size_bytes: int, memory: Path) -> None:
         raise from_os_error(what, error, str(memory)) from None
 
 
-def _save(boot: Boot, state: int, boot_timeout_s: float, likely: Command) -> None:
+def _save(boot: Boot, state: Path, boot_timeout_s: float, likely: Command) -> None:
     channel = boot.await_helper(boot_timeout_s)
     assert boot.monitor is not None
     if channel.greeting and channel.greeting.system_mode:
         _await_sshd(boot.monitor, boot_timeout_s)
-        channel.run(ExecRequest(("/bin/sh", "-c", _FORGET_KEYS)), Stdio())
+        prepare_sshd(channel)
     elif likely.argv:
         path = next((word[5:] for word in likely.env if word.startswith("PATH=")), "")
         channel.warm(path, likely.argv[0])
@@ -155,7 +154,12 @@ def _save(boot: Boot, state: int, boot_timeout_s: float, likely: Command) -> Non
             channel.settle(_SAVE_S)
     channel.sync()
     time.sleep(_SETTLE_S)  # work that the kernel put off; a clone should not begin with it
-    save_state(boot.monitor, state)
+    save_to(boot.monitor, state)
+
+
+def prepare_sshd(channel: Channel) -> None:
+    """Put aside where sshd is found, and forget the keys of which clones would all have the same."""
+    channel.run(ExecRequest(("/bin/sh", "-c", f"cp /run/sshd.pid {clones.SSHD_PID}; {FORGET_KEYS}")), Stdio())
 
 
 def _await_sshd(monitor: Monitor, timeout_s: float) -> None:
@@ -163,10 +167,19 @@ def _await_sshd(monitor: Monitor, timeout_s: float) -> None:
     while time.monotonic() < deadline:
         told = str(monitor.execute("human-monitor-command", {"command-line": "info usernet"}))
         port = next((one.host for one in forwards.parse(told) if one.guest == 22), 0)
-        if port and readiness.banner(port, 1.0).startswith(b"SSH-"):
+        if port and readiness.banner(("127.0.0.1", port), 1.0).startswith(b"SSH-"):
             return
         time.sleep(0.05)
     raise DeadlinePassed("cannot freeze the machine", why=f"its sshd did not answer within {timeout_s:g} s")
+
+
+def save_to(monitor: Monitor, path: Path) -> None:
+    """Write the devices' state to a file that QEMU itself cannot open."""
+    state = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        save_state(monitor, state)
+    finally:
+        os.close(state)
 
 
 def save_state(monitor: Monitor, state: int) -> None:
@@ -194,7 +207,8 @@ def save_state(monitor: Monitor, state: int) -> None:
         time.sleep(0.002)
 
 
-def _finish(spec: MachineSpec, key: str, folder: Path, memory: Path, image: str, began: float) -> Template:
+def finish(spec: MachineSpec, key: str, folder: Path, memory: Path, image: str, began: float) -> Template:
+    """Make the disk that clones stand on and write the record; `began` is when the work was (monotonic)."""
     disk = folder / "disk.qcow2"
     disk.chmod(0o444)
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on,cluster_size=8k"]
@@ -215,7 +229,7 @@ def _finish(spec: MachineSpec, key: str, folder: Path, memory: Path, image: str,
         image_digest=base.split(".")[0],
         created_unix_s=templates.now_unix_s(),
         took_s=round(time.monotonic() - began, 3),
-        files=templates.fingerprint(folder, memory),
+        files={**templates.fingerprint(folder, memory), **templates.foundations(spec)},
         spec=spec.to_record(),
     )
     templates.save(made)

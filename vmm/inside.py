@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 from host.errors import Failure, NotFound, Unsupported, from_os_error
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
+from vmm import access
 
 if TYPE_CHECKING:
     from vmm.machine import Machine
@@ -21,20 +22,32 @@ _PATH = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",)
 _NOT_FOUND = 127
 
 
-def run(machine: Machine, argv: tuple[str, ...], input_file: IO[bytes] | None = None) -> tuple[int, bytes]:
-    """Run a command in the machine; its status and what it said on stdout (its stderr goes to ours)."""
+def run(
+    machine: Machine, argv: tuple[str, ...], input_file: IO[bytes] | None = None, first_only: bool = False
+) -> tuple[int, bytes]:
+    """Run a command in the machine; its status and what it said on stdout (nobody reads its stderr).
+
+    `first_only` asks by the machine's first way alone, for a look that must be short.
+    """
     with tempfile.TemporaryFile() as said:
-        status = _run(machine, argv, input_file, said.fileno())
+        status = _run(machine, argv, input_file, said.fileno(), first_only)
         said.seek(0)
         return status, said.read()
 
 
-def _run(machine: Machine, argv: tuple[str, ...], input_file: IO[bytes] | None, out_fd: int) -> int:
+def _run(
+    machine: Machine,
+    argv: tuple[str, ...],
+    input_file: IO[bytes] | None,
+    out_fd: int,
+    first_only: bool = False,
+) -> int:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         stdin = null if input_file is None else input_file.fileno()
         stdio = Stdio(stdin, out_fd, null, interactive=input_file is not None)
-        return machine.exec(ExecRequest(argv, _PATH, interactive=input_file is not None), stdio)
+        request = ExecRequest(argv, _PATH, interactive=input_file is not None)
+        return access.execute(machine, request, stdio, first_only)
     finally:
         os.close(null)
 
@@ -49,8 +62,20 @@ def top(machine: Machine) -> list[list[str]]:
     return [row.split(None, columns - 1) for row in rows if row.strip()]
 
 
+def _by_sftp(machine: Machine) -> bool:
+    """Whether SSH is the first way in: our helper carries an archive instead, which keeps more of a file."""
+    able = access.ways(machine)
+    return bool(able) and able[0].name == "ssh"
+
+
 def copy_in(machine: Machine, source: Path, target: str) -> None:
     """Copy a file or a tree into the machine; into `target` where that is a folder, else as it."""
+    if _by_sftp(machine):
+        from vmm import ssh
+
+        with ssh.sftp(machine) as client:
+            ssh.put(client, source, target)
+        return
     is_folder = run(machine, ("test", "-d", target))[0] == 0
     parent, name = (target, source.name) if is_folder else _split(target)
     with tempfile.TemporaryFile() as archive:
@@ -79,6 +104,12 @@ def _unpacked(machine: Machine, status: int, where: str) -> None:
 
 def copy_out(machine: Machine, source: str, target: Path) -> None:
     """Copy a file or a tree out of the machine; into `target` where that is a folder, else as it."""
+    if _by_sftp(machine):
+        from vmm import ssh
+
+        with ssh.sftp(machine) as client:
+            ssh.get(client, source, target)
+        return
     parent, name = _split(source)
     with tempfile.TemporaryFile() as archive:
         status = _run(machine, ("tar", "-cf", "-", "-C", parent, name), None, archive.fileno())

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 # A virtio-serial port serves one client: the first channel is its owner's, the others are for `vmm exec`.
 CHANNELS = ("guest", "guest.1", "guest.2", "guest.3")
 SOCKETS = ("ctl", "query", "serial", *CHANNELS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
+class Launch(NamedTuple):
     """Facts of the host and of this one start.
 
     `run` holds the sockets, `folder` what stays; `fds` maps a socket (or `net0`...) to the descriptor that
@@ -29,7 +28,7 @@ class Launch:
     paused: bool = False
     memory_file: str = ""
     memory_private: bool = False
-    bridges: tuple[tuple[str, str, str], ...] = field(default=())
+    bridges: tuple[tuple[str, str, str], ...] = ()
 
     def fd(self, name: str) -> int | None:
         """The descriptor handed over under `name`, or None."""

@@ -12,7 +12,6 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -22,11 +21,14 @@ import libvirt
 from host import paths
 from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, HostUnfit, Unsupported
-from vmm import confine, domain_xml, launch, libvirt_daemon, networking, process
+from vmm import confine, domain_xml, launch, libvirt_daemon, monitor, networking, process
 from vmm.boot import Boot
 from vmm.launch import Launch
 from vmm.qemu_driver import QemuDriver
-from vmm.spec import MachineSpec
+from vmm.spec import MachineSpec, replace
+
+RUN = "run"
+_LONGEST_PATH = 107  # sun_path holds 108 bytes (unix(7))
 
 
 class LibvirtDriver(QemuDriver):
@@ -36,6 +38,9 @@ class LibvirtDriver(QemuDriver):
         # libvirt would make up a UUID, and then refuse the same name with another one at the next start.
         super().__init__(folder, run, replace(spec, uuid=spec.uuid or str(uuid5(NAMESPACE_URL, str(folder)))))
         self._link: libvirt.virConnect | None = None
+        self._mark = (paths.run_dir() if run == folder / RUN else run.parent).name[:6]
+        if spec.autostart:
+            self.run = folder / RUN  # libvirt starts it where nobody has made /run/vmm since the host's boot
 
     @property
     def uri(self) -> str:
@@ -45,7 +50,7 @@ class LibvirtDriver(QemuDriver):
     @property
     def domain_name(self) -> str:
         """Its name for virsh: the home's digest keeps two homes on one host apart."""
-        return f"{self.folder.name}-{self.run.parent.name[:6]}"
+        return f"{self.folder.name}-{self._mark}"
 
     # ---- plan ----
 
@@ -53,7 +58,7 @@ class LibvirtDriver(QemuDriver):
         """The domain XML, and the forwards that libvirt 9.0 has no working word for."""
         how = launch.here(self.run, self.folder, accel, self.spec.arch)
         text = domain_xml.xml(self.spec, how, self.domain_name)
-        hmp = [line for number, nic in enumerate(self.spec.nics) for line in domain_xml.forwards(nic, number)]
+        hmp = domain_xml.forwards(self.spec)
         return text + "".join(
             f"# virsh qemu-monitor-command {self.domain_name} --hmp {one!r}\n" for one in hmp
         )
@@ -65,6 +70,9 @@ class LibvirtDriver(QemuDriver):
 
         Raises HostUnfit where libvirt's QEMU user cannot reach a file of it.
         """
+        if len(str(self.run / "guest.1")) > _LONGEST_PATH:
+            hint = "a shorter VMM_HOME, or no --autostart"
+            raise Unsupported("cannot keep sockets in", str(self.run), "the path is too long", hint)
         paths.ensure(self.run, 0o755)
         self._link = link = libvirt_daemon.connection(self.uri)  # kept: an auto-destroyed domain goes with it
         libvirt_daemon.check_same_host(link, self.uri, self.run)
@@ -73,7 +81,7 @@ class LibvirtDriver(QemuDriver):
         self._clear_sockets(who)
         how = how or launch.here(self.run, self.folder, accel, self.spec.arch)
         owner = f"+{who.uid}:+{who.gid}" if who.uid is not None else ""
-        joined = networking.join(self.spec, self.folder.name, taps=False)
+        joined = networking.join(self._on_libvirts_networks(link), self.folder.name, taps=False)
         how = replace(how, bridges=joined.bridges)
         text = domain_xml.xml(joined.spec, how, self.domain_name, owner)
         self._destroy_stray(link)
@@ -85,6 +93,16 @@ class LibvirtDriver(QemuDriver):
             raise _told("libvirt cannot start", self.folder.name, error) from None
         edges.mark("t3")
         return self._watch(domain, edges)
+
+    def _on_libvirts_networks(self, link: libvirt.virConnect) -> MachineSpec:
+        if not any(nic.kind == "libvirt" for nic in self.spec.nics):
+            return self.spec
+        from vmm import libvirt_networks
+
+        spec = libvirt_networks.join(link, self.spec, self.folder.name)
+        place = next(nic.ip for nic in spec.nics if nic.kind == "libvirt")
+        (self.run / networking.PLACE).write_text(place)
+        return spec
 
     def _created(
         self, link: libvirt.virConnect, text: str, dies_with_us: bool, paused: bool
@@ -140,9 +158,8 @@ class LibvirtDriver(QemuDriver):
 
     def _watch(self, domain: libvirt.virDomain, edges: Edges) -> Boot:
         try:
-            for number, nic in enumerate(self.spec.nics):
-                for line in domain_xml.forwards(nic, number):
-                    _hmp(domain, line)
+            for line in domain_xml.forwards(self.spec):
+                _hmp(domain, line)
             pid = process.await_life(self.run / "pid", 5.0)
             if pid is None:
                 raise Failure(
@@ -156,6 +173,15 @@ class LibvirtDriver(QemuDriver):
             raise
 
     # ---- life ----
+
+    def state(self) -> str:
+        """What QEMU says of itself; how far an earlier start came is forgotten once libvirt starts it."""
+        if self.spec.autostart:
+            with contextlib.suppress(FileNotFoundError):
+                seen = self.run / "ready"
+                if seen.stat().st_mtime_ns < (self.run / "pid").stat().st_mtime_ns:
+                    seen.unlink()
+        return super().state()
 
     @contextlib.contextmanager
     def _domain(self) -> Iterator[libvirt.virDomain]:
@@ -175,9 +201,10 @@ class LibvirtDriver(QemuDriver):
         """One QMP command through libvirt's own monitor; marks the domain as tainted, as libvirt says."""
         import libvirt_qemu
 
-        request = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
+        request = {"execute": command, **({"arguments": arguments} if arguments else {})}
+        monitor.note(self.run / monitor.JOURNAL, monitor.told(request))
         with self._domain() as domain:
-            reply = json.loads(libvirt_qemu.qemuMonitorCommand(domain, request, 0))
+            reply = json.loads(libvirt_qemu.qemuMonitorCommand(domain, json.dumps(request), 0))
         if "error" in reply:
             raise Failure(f"QEMU refused {command} of", self.folder.name, reply["error"].get("desc", ""))
         return reply["return"]
@@ -205,11 +232,6 @@ class LibvirtDriver(QemuDriver):
         with self._domain() as domain:
             domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
 
-    def reset(self) -> None:
-        """Press the reset button."""
-        with self._domain() as domain:
-            domain.reset()
-
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Kill QEMU as libvirt would after its grace of a second or two; libvirt sees its monitor hang up.
 
@@ -230,17 +252,22 @@ class LibvirtDriver(QemuDriver):
 
     def forget(self) -> None:
         """Undefine the domain, with the NVRAM that libvirt would keep; HostUnfit where no libvirt answers."""
-        if not self._note.exists():
+        on_network = any(nic.kind == "libvirt" for nic in self.spec.nics)
+        if not (self._note.exists() or on_network):
             return
         link = libvirt_daemon.connection(self.uri)
         try:
-            with contextlib.suppress(libvirt.libvirtError):
+            if on_network:
+                from vmm import libvirt_networks
+
+                libvirt_networks.leave(link, self.spec, self.folder.name)
+            with contextlib.suppress(libvirt.libvirtError, FileNotFoundError):
                 link.lookupByName(self._note.read_text().strip()).undefineFlags(
                     libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
                 )
         finally:
             link.close()
-        self._note.unlink()
+        self._note.unlink(missing_ok=True)
 
 
 def _qemu_user() -> tuple[int, int]:

@@ -10,19 +10,22 @@ from __future__ import annotations
 import os
 import socket
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from host import commands, paths
 from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, Unsupported, WrongState
+from host.exec_request import ExecRequest
+from host.stdio import Stdio
 from vmm import clones, launch, templates
 from vmm.boot import Boot
+from vmm.bringup import boot_timeout_s
 from vmm.channel import Channel
-from vmm.machine import Machine, boot_timeout_s
+from vmm.freeze import FORGET_KEYS
+from vmm.machine import Machine
 from vmm.monitor import Monitor
 from vmm.qemu_driver import QemuDriver
-from vmm.spec import MachineSpec
+from vmm.spec import MachineSpec, replace
 
 _HAND_OVER_S = 60.0
 _PAUSE_S = 0.002
@@ -52,19 +55,22 @@ def clone(source: Machine, folder: Path, run: Path, spec: MachineSpec) -> float:
     refused = why_not(source.spec)
     if refused:
         raise Unsupported("cannot clone the running machine", source.folder.name, refused)
-    driver = source._driver
+    driver = source.driver
     if driver.pid() is None:
         raise WrongState("cannot clone", source.folder.name, "it does not run", "leave --live out")
     target = QemuDriver(folder, run, spec)
+    if not spec.command_mode:
+        with source.channel() as channel:  # while it runs: a command takes its time in the guest
+            channel.run(ExecRequest(("/bin/sh", "-c", f"cp /run/sshd.pid {clones.SSHD_PID} 2>&-")), Stdio())
     with driver.control() as monitor:
         began = time.monotonic()
         monitor.execute("stop")
         try:
             copy_disks(source.spec, spec)
-            boot = _incoming(target, source.accelerator(), spec, _has_backend(monitor))
+            boot = _incoming(target, source.accelerator(), spec, has_backend(monitor))
             try:
                 assert boot.monitor is not None
-                _hand_over(monitor, boot.monitor)
+                hand_over(monitor, boot.monitor)
             except BaseException:
                 boot.close()
                 target.kill()
@@ -89,7 +95,7 @@ def copy_disks(source: MachineSpec, clone_spec: MachineSpec) -> None:
             os.chmod(new.path, 0o644)
 
 
-def _has_backend(source: Monitor) -> bool:
+def has_backend(source: Monitor) -> bool:
     """Whether the source's memory is the object `ram` (a clone's is): the stream calls memory by its name."""
     return any(one.get("id") == "ram" for one in source.execute("query-memdev"))
 
@@ -111,7 +117,8 @@ def _incoming(target: QemuDriver, accel: str, spec: MachineSpec, backend: bool) 
     return boot
 
 
-def _hand_over(source: Monitor, target: Monitor) -> None:
+def hand_over(source: Monitor, target: Monitor) -> None:
+    """Send the stopped source's memory and devices to the target over a socket of theirs; it then runs."""
     ours, theirs = socket.socketpair()
     with ours, theirs:  # neither QEMU may make a socket by path, and each keeps its own copy of its end
         target.execute("getfd", {"fdname": "incoming"}, fd=theirs.fileno())
@@ -139,6 +146,8 @@ def _hand_over(source: Monitor, target: Monitor) -> None:
 
 
 def _renew(channel: Channel, monitor: Monitor | None, spec: MachineSpec) -> None:
+    if not spec.command_mode:
+        channel.run(ExecRequest(("/bin/sh", "-c", FORGET_KEYS)), Stdio())
     clones.renew(channel, spec)
     channel.settle(boot_timeout_s())
     assert monitor is not None
@@ -146,14 +155,24 @@ def _renew(channel: Channel, monitor: Monitor | None, spec: MachineSpec) -> None
 
 
 def spec_of(source: MachineSpec, name: str, uuid: str, folder: Path) -> MachineSpec:
-    """The source's spec as its clone's: name, own disks; ports are not doubled."""
+    """The source's spec as its clone's: name, own files; of the ports those that were left to QEMU."""
     own = paths.instances_dir() / source.name
     disks = tuple(
         replace(disk, path=str(folder / Path(disk.path).name)) if Path(disk.path).parent == own else disk
         for disk in source.disks
     )
-    nics = tuple(replace(nic, forwards=()) for nic in source.nics)
+    free = [tuple(one for one in nic.forwards if not one.host) for nic in source.nics]
+    nics = tuple(replace(nic, forwards=some) for nic, some in zip(source.nics, free, strict=True))
     hostname = name.replace("_", "-").replace(".", "-")
     return replace(
-        source, name=name, uuid=uuid, hostname=hostname, disks=disks, nics=nics, ephemeral=False, template=""
+        source,
+        name=name,
+        uuid=uuid,
+        hostname=hostname,
+        disks=disks,
+        nics=nics,
+        firmware_vars=str(folder / Path(source.firmware_vars).name) if source.firmware_vars else "",
+        seed=str(folder / Path(source.seed).name) if source.seed else "",
+        ephemeral=False,
+        template="",
     )

@@ -5,35 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from host import paths
 from host.edges import Edges
-from host.errors import DeadlinePassed, Failure, Unsupported, WrongState
+from host.errors import DeadlinePassed, Failure, WrongState
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import admission, process, records
-from vmm.boot import Boot
-from vmm.channel import Channel, HungUp
-from vmm.spec import FIRMWARE_BOOTS, Forward, MachineSpec, check
+from vmm import access, bringup, process
+from vmm.spec import FIRMWARE_BOOTS, Forward, MachineSpec, check, replace
 
 if TYPE_CHECKING:
+    from vmm.channel import Channel
     from vmm.launch import Launch
     from vmm.qemu_driver import QemuDriver
-
-_POWEROFF_S = 15.0
-_KILLED = 137
-# QEMU's user network answers names at this address (slirp); a guest without a DHCP client must be told.
-USER_NETWORK_DNS = b"nameserver 10.0.2.3\n"
-
-
-def boot_timeout_s() -> float:
-    """How long a guest may take to its marker: `$VMM_BOOT_TIMEOUT_S`, else two minutes."""
-    return float(os.environ.get("VMM_BOOT_TIMEOUT_S", "120"))
 
 
 class Machine:
@@ -44,8 +30,9 @@ class Machine:
             from vmm import firmware
 
             spec = firmware.completed(spec, folder)
-        self.folder, self.run_dir, self.spec = folder, run, spec
-        self._driver = _driver(folder, run, spec)
+        self.spec: MachineSpec = spec
+        self.driver: QemuDriver = _driver(folder, run, spec)
+        self.folder, self.run_dir = folder, self.driver.run
 
     # ---- start ----
 
@@ -54,75 +41,31 @@ class Machine:
 
         Stamps t2 to t9. The machine dies with the caller, whatever kills it.
         """
-        boot = self._boot(edges, dies_with_us=True)
-        try:
-            if self.spec.command_mode:
-                status = self._command(boot, stdio, edges)
-            else:
-                if boot.cloned:
-                    self._helper(boot)
-                status = self._console_until_end(boot, stdio, edges)
-        finally:
-            boot.close()
-            self._driver.kill()
-            self._driver.release()
-        edges.mark("t9")
-        return status
+        from vmm import foreground
+
+        return foreground.run(self, stdio, edges)
 
     def start(self, edges: Edges) -> None:
         """Start detached; returns when the command runs (command mode) or the guest's kernel is up.
 
         Firmware boots (bios, uefi) have no helper to tell: there it returns when QEMU runs.
         """
-        boot = self._boot(edges, dies_with_us=False)
+        from vmm import phases
+
+        boot = bringup.boot(self, edges, dies_with_us=False)
         try:
-            if self.spec.kernel and self.spec.root:  # a kernel with its own ramdisk brings no helper
-                channel = self._helper(boot)
+            if access.has_helper(self):
+                channel = bringup.helper(self, boot)
                 if self.spec.command_mode:
-                    channel.start_main(self._main())
-            self._note_ssh_port()
+                    channel.start_main(bringup.main_request(self.spec))
+            bringup.note_address(self)
+            phases.keep(self.run_dir, edges)
         except BaseException:
-            self._driver.kill()
-            self._driver.release()
+            self.driver.kill()
+            self.driver.release()
             raise
         finally:
             boot.close()
-
-    def _boot(self, edges: Edges, dies_with_us: bool) -> Boot:
-        check(self.spec)
-        edges.mark("t1")
-        accel = self.accelerator()
-        if self.spec.template:
-            from vmm import clones
-
-            boot = clones.boot(self._driver, accel, edges, dies_with_us, boot_timeout_s())
-            if boot is not None:
-                return boot
-        place = admission.take(paths.ensure(self.run_dir.parent), boot_timeout_s())
-        try:
-            boot = self._driver.boot(accel, edges, dies_with_us)
-        except BaseException:
-            os.close(place)
-            raise
-        boot.place = place
-        return boot
-
-    def _helper(self, boot: Boot) -> Channel:
-        """The greeted channel; a clone is renewed before anything else can run in it."""
-        channel = boot.await_helper(boot_timeout_s())
-        if boot.cloned:
-            from vmm import clones
-
-            clones.renew(channel, self.spec)
-            assert boot.monitor is not None
-            clones.open_to_host(boot.monitor, self.spec)
-        if self.spec.command_mode and any(nic.kind == "user" for nic in self.spec.nics):
-            channel.put("/etc/resolv.conf", USER_NETWORK_DNS)
-        if self.spec.command_mode and any(nic.kind == "network" for nic in self.spec.nics):
-            from vmm import networking
-
-            channel.put("/etc/resolv.conf", networking.resolv_conf(self.spec, self.folder.name).encode())
-        return channel
 
     def accelerator(self) -> str:
         """`kvm` or `tcg`: as the spec says, else as the probe of this host found."""
@@ -134,179 +77,70 @@ class Machine:
 
         return accelerator.choose(self.spec.kernel, self.spec.initrd)
 
-    def _note_ssh_port(self) -> None:
-        """Keep which port of the host leads to sshd: `vmm ls` must not ask QEMU for it each time."""
-        if self.spec.reaches_ssh:
-            from vmm import forwards
-
-            (self.run_dir / "ssh-port").write_text(str(forwards.ssh_port(self._driver)))
-
-    def _main(self, stdio: Stdio | None = None) -> ExecRequest:
-        command = self.spec.command
-        request = ExecRequest(command.argv, command.env, command.cwd, command.user)
-        return request._replace(tty=stdio.tty, interactive=stdio.interactive) if stdio else request
-
-    def _command(self, boot: Boot, stdio: Stdio, edges: Edges) -> int:
-        channel = self._helper(boot)
-        with self._log() as log:
-
-            def on_output(stream: int, data: bytes) -> None:
-                edges.mark("t8")
-                if log is not None:
-                    os.write(log, records.encode(stream, time.time_ns(), data))
-
-            status = self._converse(channel, stdio, on_output)
-        if not self.spec.ephemeral:
-            (self.folder / "status").write_text(f"exit {status}\n")
-            self._power_off(boot, channel)
-        return status
-
-    def _converse(self, channel: Channel, stdio: Stdio, on_output: Any) -> int:
-        from vmm import frames
-
-        try:
-            return channel.run(self._main(stdio), stdio, flags=frames.MAKE_CWD, on_output=on_output)
-        except HungUp:
-            raise Failure(
-                "the machine ended before its command did",
-                self.folder.name,
-                "QEMU is gone; the end of its words and console is kept",
-                f"vmm logs {self.folder.name}",
-            ) from None
-
-    @contextlib.contextmanager
-    def _log(self) -> Iterator[int | None]:
-        if self.spec.ephemeral:
-            yield None
-            return
-        fd = os.open(self.folder / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-
-    def _power_off(self, boot: Boot, channel: Channel) -> None:
-        """The guest's own end, so that its file system is whole; the caller kills what is left."""
-        channel.poweroff()
-        with contextlib.suppress(DeadlinePassed):
-            process.wait_gone(boot.pid, _POWEROFF_S)
-
-    def _console_until_end(self, boot: Boot, stdio: Stdio, edges: Edges) -> int:
-        from vmm import console
-
-        boot.close()
-        console.attach(self.run_dir / "serial", stdio, on_output=lambda: edges.mark("t4"))
-        return 0
-
     # ---- end ----
 
     def stop(self, time_s: float = 10.0) -> None:
         """Ask the command (or the guest's init) to end, wait `time_s`, then pull the plug."""
-        pid = self._driver.pid()
-        if pid is None:
-            self._driver.release()
-            return
-        with contextlib.suppress(Failure):
-            self._ask_to_end()
-        try:
-            process.wait_gone(pid, time_s)
-            self._note_status(0 if not self.spec.command_mode else None)
-        except DeadlinePassed:
-            self._end_hard(pid)
-            self._note_status(_KILLED)
-        self._driver.kill()
-        self._driver.release()
+        from vmm import ending
 
-    def _note_status(self, status: int | None) -> None:
-        """Keep how it ended where the guest itself could not say so."""
-        if status is not None and self.status() is None:
-            (self.folder / "status").write_text(f"exit {status}\n")
-
-    def _ask_to_end(self) -> None:
-        if self._driver.state() == "paused":
-            self._driver.resume()
-        if self.spec.command_mode:
-            with self.channel() as channel:
-                channel.signal_main(signal.SIGTERM)
-            return
-        try:
-            with self.channel() as channel:
-                channel.poweroff()
-        except Failure:
-            self._driver.press_power()
-
-    def _end_hard(self, pid: int) -> None:
-        """Kill the command inside first, so that its status is told and its files are written."""
-        if not self.spec.command_mode:
-            return
-        with contextlib.suppress(Failure), self.channel() as channel:
-            channel.signal_main(signal.SIGKILL)
-            process.wait_gone(pid, 3.0)
+        ending.stop(self, time_s)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """KILL pulls the plug; another signal goes to the command of a machine in command mode."""
-        if number == signal.SIGKILL:
-            self._driver.kill()
-            self._note_status(_KILLED)
-            self._driver.release()
-        elif self.spec.command_mode:
-            with self.channel() as channel:
-                channel.signal_main(number)
-        else:
-            hint = "vmm stop asks it to end, vmm kill pulls the plug, vmm exec NAME kill ... works inside"
-            raise Unsupported(
-                "a machine in system mode takes no signal but KILL", self.folder.name, hint=hint
-            )
+        from vmm import ending
+
+        ending.kill(self, number)
 
     def wait(self, timeout_s: float | None = None) -> int:
         """Wait until the machine has ended; the status of its command, 137 where it was killed.
 
         Raises DeadlinePassed after `timeout_s` seconds.
         """
-        pid = self._driver.pid()
-        if pid is not None:
-            process.wait_gone(pid, timeout_s if timeout_s is not None else 10 * 365 * 86400.0)
-        status = self.status()
-        if status is not None:
-            return status
-        return _KILLED if self.spec.command_mode else 0
+        from vmm import ending
+
+        return ending.wait(self, timeout_s)
 
     def start_from(self, tag: str) -> None:
         """Start QEMU with stopped processors, load a snapshot with memory into it, and let it go on."""
-        from vmm import snapshots
+        from vmm import hardware, snapshots
 
-        how = replace(self._driver.here(self.accelerator()), paused=True)
-        boot = self._driver.boot(how.accel, Edges(), False, how)
+        how = replace(self.driver.here(self.accelerator()), paused=True)
+        kept = hardware.kept(self.folder, tag)
+        if kept:
+            self.driver = _driver(self.folder, self.run_dir, kept.born(self.spec))
+        boot = self.driver.boot(how.accel, Edges(), False, how)
         try:
+            if kept:
+                hardware.plug_again(self, kept)
             snapshots.load(self, tag)
-            self._driver.resume()
+            self.driver.resume()
         except BaseException:
-            self._driver.kill()
-            self._driver.release()
+            self.driver.kill()
+            self.driver.release()
             raise
         finally:
             boot.close()
 
     def pause(self) -> None:
         """Stop the guest's processors."""
-        self._driver.pause()
+        self.driver.pause()
 
     def resume(self) -> None:
         """Let the guest's processors go on."""
-        self._driver.resume()
+        self.driver.resume()
 
     def remove(self) -> None:
         """End it if it runs, and take away what it holds outside its folder."""
-        self._driver.kill()
-        self._driver.release()
-        self._driver.forget()
+        self.driver.kill()
+        self.driver.release()
+        self.driver.forget()
 
     # ---- look ----
 
     def state(self) -> str:
         """`created`, `exited`, or what QEMU says: running (in system mode how far it is), paused,
         unresponsive."""
-        said = self._driver.state()
+        said = self.driver.state()
         if said == "running" and not self.spec.command_mode:
             from vmm import readiness
 
@@ -332,14 +166,16 @@ class Machine:
 
     def pid(self) -> int | None:
         """QEMU's pid on this host, or None."""
-        return self._driver.pid()
+        return self.driver.pid()
 
     def logs(
         self, follow: bool = False, tail: int | None = None, timestamps: bool = False, out_fd: int = 1
     ) -> None:
         """What the command has said (command mode), or the serial console (system mode)."""
+        from vmm import records
+
         name = "log" if self.spec.command_mode else "serial.log"
-        more = (lambda: self._driver.pid() is not None) if follow else None
+        more = (lambda: self.driver.pid() is not None) if follow else None
         with contextlib.suppress(FileNotFoundError):
             if self.spec.command_mode:
                 records.show(self.folder / name, out_fd, tail, timestamps, more)
@@ -349,11 +185,11 @@ class Machine:
     def plan(self) -> str:
         """The command line or the libvirt XML that starts this machine; touches nothing."""
         check(self.spec)
-        return self._driver.plan(self.spec.accel if self.spec.accel != "auto" else "tcg")
+        return self.driver.plan(self.spec.accel if self.spec.accel != "auto" else "tcg")
 
     def inspect(self) -> dict[str, Any]:
         """What is known of the machine, as JSON data."""
-        from vmm import monitor, usage
+        from vmm import monitor, sidecars, usage
 
         pid = self.pid()
         return {
@@ -361,8 +197,10 @@ class Machine:
             "status": self.status(),
             "trouble": monitor.trouble(self.run_dir / "query") if pid is not None else "",
             "pid": pid,
-            "pids": [pid] if pid is not None else [],
+            "pids": [pid, *sidecars.living(self.run_dir)] if pid is not None else [],
             "cgroups": usage.memory_cgroups(pid) if pid is not None else [],
+            "memory": usage.memory_beyond_guest(pid, self.spec.memory_bytes) if pid is not None else {},
+            "access": [way.name for way in access.ways(self)] if pid is not None else [],
             "driver": self.spec.driver,
             "accelerator": self.accelerator(),
             "mode": "command" if self.spec.command_mode else "system",
@@ -394,26 +232,26 @@ class Machine:
         runs."""
         from vmm import forwards
 
-        live = self._driver.pid() is not None and any(nic.kind == "user" for nic in self.spec.nics)
+        live = self.driver.pid() is not None and any(nic.kind == "user" for nic in self.spec.nics)
         asked = [one for nic in self.spec.nics for one in nic.forwards]
         return [
             (f.host_ip, f.host, f.guest, f.protocol)
-            for f in (forwards.listed(self._driver) if live else asked)
+            for f in (forwards.listed(self.driver) if live else asked)
         ]
 
     def here(self) -> Launch:
         """How a start of it would happen on this host."""
-        return self._driver.here(self.spec.accel if self.spec.accel != "auto" else "tcg")
+        return self.driver.here(self.spec.accel if self.spec.accel != "auto" else "tcg")
 
     # ---- change ----
 
     def execute(self, command: str, arguments: dict[str, Any] | None = None, timeout_s: float = 5.0) -> Any:
         """One QMP command that may change the machine; its reply."""
-        return self._driver.execute(command, arguments, timeout_s)
+        return self.driver.execute(command, arguments, timeout_s)
 
     def lend(self, path: Path) -> None:
         """Make one of our files QEMU's own, as with the disks of a start."""
-        self._driver.lend(path)
+        self.driver.lend(path)
 
     def update(self, memory_bytes: int | None = None, cpus: float | None = None) -> None:
         """Change memory and processors of the running machine; raises Unsupported with the way that works."""
@@ -425,13 +263,13 @@ class Machine:
         """Add a port forward to the running machine."""
         from vmm import forwards
 
-        forwards.add(self._driver, one)
+        forwards.add(self.driver, one)
 
     def unforward(self, one: Forward) -> None:
         """Take a port forward away from the running machine."""
         from vmm import forwards
 
-        forwards.remove(self._driver, one)
+        forwards.remove(self.driver, one)
 
     def compact(self) -> tuple[int, int]:
         """Give freed space of the disks back to the host; allocated bytes before and after."""
@@ -440,8 +278,10 @@ class Machine:
         return compact.compact(self)
 
     def reset(self) -> None:
-        """Press the reset button."""
-        self._driver.reset()
+        """Press the reset button; returns when the guest is up again, its command begun anew."""
+        self.driver.reset()
+        if access.has_helper(self):
+            bringup.again(self)
 
     # ---- inside ----
 
@@ -450,9 +290,10 @@ class Machine:
         """A channel to the guest helper that nobody else uses, greeted; raises Failure where there is
         none."""
         from host.records import lock
+        from vmm.channel import Channel
         from vmm.launch import CHANNELS
 
-        if self._driver.pid() is None:
+        if self.driver.pid() is None:
             raise WrongState(
                 "cannot reach", self.folder.name, "it does not run", f"vmm start {self.folder.name}"
             )
@@ -471,13 +312,7 @@ class Machine:
         )
 
     def exec(self, request: ExecRequest, stdio: Stdio) -> int:
-        """Run a command in the running machine: by its helper, else SSH, else the guest agent; its exit
-        status."""
-        if self.spec.kernel:
-            with self.channel() as channel:
-                return channel.run(request, stdio)
-        from vmm import access
-
+        """Run a command in the running machine by the first way that lets us in (vmm.access); its status."""
         return access.execute(self, request, stdio)
 
     def exec_detached(self, request: ExecRequest) -> None:

@@ -8,7 +8,10 @@ qemu.qmp.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import select
 import socket
 import time
@@ -18,13 +21,18 @@ from typing import Any
 from host.errors import BadData, DeadlinePassed, Failure, WrongState
 
 Reply = dict[str, Any]
+JOURNAL = "qmp"  # in the run directory: the commands of the control monitor, one a line
 
 
 class Monitor:
-    """A QMP conversation over a connected unix socket; `events` keeps what QEMU said in between."""
+    """A QMP conversation over a connected unix socket; `events` keeps what QEMU said in between.
 
-    def __init__(self, connection: socket.socket, name: str) -> None:
+    Each command is a line of `journal`, where one is given; of the same one over and over only the first.
+    """
+
+    def __init__(self, connection: socket.socket, name: str, journal: Path | None = None) -> None:
         self.name, self.events = name, list[Reply]()
+        self._journal, self._noted = journal, ""
         self._socket, self._buffer = connection, b""
         connection.setblocking(False)
 
@@ -66,6 +74,7 @@ class Monitor:
             request["arguments"] = arguments
         try:
             words = json.dumps(request).encode() + b"\n"
+            self._note(request)
             if fd is not None:
                 words = words[socket.send_fds(self._socket, [words], [fd]) :]
             self._socket.sendall(words)
@@ -79,6 +88,12 @@ class Monitor:
                 raise Failure(f"QEMU refused {command} of", self.name, str(reply["error"].get("desc", "")))
             elif "return" in reply:
                 return reply["return"]
+
+    def _note(self, request: Reply) -> None:
+        line = told(request)
+        if self._journal is not None and line != self._noted:
+            self._noted = line
+            note(self._journal, line)
 
     def _read(self, deadline: float, what: str) -> Reply:
         while b"\n" not in self._buffer:
@@ -102,13 +117,29 @@ class Monitor:
         return reply
 
 
-def connect(path: Path, timeout_s: float) -> Monitor:
+def told(request: Reply) -> str:
+    """A QMP request as one line for people."""
+    arguments = request.get("arguments")
+    return f"{request['execute']} {json.dumps(arguments)}" if arguments else str(request["execute"])
+
+
+def note(journal: Path, line: str) -> None:
+    """Add a line to the journal of a machine's commands."""
+    # libvirt's QEMU owns its run directory, and may lay a link there
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    with contextlib.suppress(OSError):
+        fd = os.open(journal, flags, 0o644)
+        os.write(fd, f"{line}\n".encode())
+        os.close(fd)
+
+
+def connect(path: Path, timeout_s: float, journal: Path | None = None) -> Monitor:
     """A monitor that has greeted; FileNotFoundError or ConnectionRefusedError where no QEMU listens."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         connection.settimeout(timeout_s)
         connection.connect(str(path))
-        monitor = Monitor(connection, path.parent.name)
+        monitor = Monitor(connection, path.parent.name, journal)
         monitor.greet(timeout_s)
     except BaseException:
         connection.close()
@@ -116,6 +147,7 @@ def connect(path: Path, timeout_s: float) -> Monitor:
     return monitor
 
 
+_STATUS = re.compile(rb'"return": \{[^}]*"status": "([a-z-]+)"')
 # What query-status says, in the words of `vmm ls`.
 _STATES = {
     "running": "running",
@@ -140,6 +172,7 @@ _STATES = {
 _REASONS = {
     "io-error": "a disk could not be written; free space on the host, then vmm resume NAME goes on",
     "guest-panicked": "the guest kernel panicked; vmm logs NAME",
+    "postmigrate": "a migration was cut off; vmm resume NAME goes on",
     "internal-error": "QEMU met an internal error; vmm kill NAME",
     "watchdog": "the guest's watchdog expired",
 }
@@ -148,20 +181,37 @@ _REASONS = {
 def trouble(path: Path, timeout_s: float = 0.2) -> str:
     """Why QEMU has stopped the guest by itself, or an empty string."""
     try:
-        with connect(path, timeout_s) as monitor:
-            said = str(monitor.execute("query-status", timeout_s=timeout_s)["status"])
-    except (OSError, Failure):
+        return _REASONS.get(_status(path, timeout_s), "")
+    except OSError:
         return ""
-    return _REASONS.get(said, "")
 
 
 def state(path: Path, timeout_s: float = 0.2) -> str:
     """What QEMU itself says within 200 ms, in our words, else `unresponsive`; `exited` where none listens."""
     try:
-        with connect(path, timeout_s) as monitor:
-            said = str(monitor.execute("query-status", timeout_s=timeout_s)["status"])
+        return _STATES.get(_status(path, timeout_s), "unresponsive")
     except (FileNotFoundError, ConnectionRefusedError):
         return "exited"
-    except (OSError, Failure):
+    except OSError:
         return "unresponsive"
-    return _STATES.get(said, "unresponsive")
+
+
+# Asked in one breath: QEMU takes its requests in order, and a list of a hundred machines pays each wait.
+_ASK = b'{"execute": "qmp_capabilities"}\n{"execute": "query-status"}\n'
+
+
+def _status(path: Path, timeout_s: float) -> str:
+    """The word of query-status within `timeout_s`, empty after a hang-up; OSError where QEMU is silent."""
+    deadline = time.monotonic() + timeout_s
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as line:
+        line.settimeout(timeout_s)
+        line.connect(str(path))
+        line.sendall(_ASK)
+        said = b""
+        while not (found := _STATUS.search(said)):
+            line.settimeout(max(0.001, deadline - time.monotonic()))
+            data = line.recv(1 << 12)
+            if not data:
+                return ""
+            said += data
+    return found[1].decode()

@@ -6,13 +6,12 @@ For the qemu driver we open the TAP and QEMU inherits it; libvirt makes one itse
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from host import paths
 from host.errors import Unsupported
-from vmm.spec import MachineSpec, Nic
+from vmm.spec import MachineSpec, Nic, replace
 
 if TYPE_CHECKING:
     from host.linux.net import Lease, Port
@@ -91,16 +90,35 @@ def leave(spec: MachineSpec, member: str) -> None:
         net.detach_all(paths.home(), member)
 
 
-def resolv_conf(spec: MachineSpec, member: str) -> str:
-    """The text for /etc/resolv.conf of a guest without a DHCP client; empty where it is on no network of
-    ours.
-    """
+PLACE = "place"  # in the run directory of a machine on a network of libvirt's: `IP/PREFIX,GATEWAY`
+
+
+def resolv_conf(spec: MachineSpec, member: str, run: Path) -> str:
+    """The text for /etc/resolv.conf of a guest without a DHCP client; empty where it is on no network."""
     if not on_networks(spec):
-        return ""
+        place = _place(run)
+        return f"nameserver {place.partition(',')[2]}\n" if place else ""
     from host.linux import net
 
     leases = net.leases_of(paths.home(), member)
     return leases[0].resolv_conf() if leases else ""
+
+
+def address(spec: MachineSpec, member: str, run: Path) -> str:
+    """The address that the machine leased on its first network; empty where it is on none."""
+    if not on_networks(spec):
+        return _place(run).partition("/")[0]
+    from host.linux import net
+
+    leases = net.leases_of(paths.home(), member)
+    return leases[0].ip if leases else ""
+
+
+def _place(run: Path) -> str:
+    try:
+        return (run / PLACE).read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def published(spec: MachineSpec, member: str) -> list[tuple[str, int, int, str]]:

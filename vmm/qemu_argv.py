@@ -221,10 +221,16 @@ def hostfwd(protocol: str, host_ip: str, host: int, guest: int) -> str:
 
 
 def _all_shares(spec: MachineSpec, launch: Launch) -> list[str]:
-    words: list[str] = []
+    words = modern_mmio(spec)
     for number, share in enumerate(spec.shares):
         words += _share(spec, share, number, launch)
     return words
+
+
+def modern_mmio(spec: MachineSpec) -> list[str]:
+    """The words that microvm needs for virtiofs: vhost-user serves no virtio device of the older form."""
+    legacy = spec.boot == "microvm" and any(share.kind == "virtiofs" for share in spec.shares)
+    return ["-global", "virtio-mmio.force-legacy=false"] if legacy else []
 
 
 def _share(spec: MachineSpec, share: Share, number: int, launch: Launch) -> list[str]:

@@ -7,19 +7,20 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from host import paths
 from host.edges import Edges
 from host.errors import HostUnfit, WrongState
-from vmm import confine, launch, monitor, networking, process
-from vmm.boot import Boot
+from vmm import confine, launch, networking, process
 from vmm.launch import Launch
-from vmm.monitor import Monitor
 from vmm.qemu_argv import argv, joined
-from vmm.spec import MachineSpec
+from vmm.spec import MachineSpec, replace
+
+if TYPE_CHECKING:
+    from vmm.boot import Boot
+    from vmm.monitor import Monitor
 
 _GREETING_S = 20.0
 # What QEMU writes in the instance's folder; it opens them itself, after it has become its own user.
@@ -32,6 +33,7 @@ class QemuDriver:
     def __init__(self, folder: Path, run: Path, spec: MachineSpec) -> None:
         self.folder, self.run, self.spec = folder, run, spec
         self._boot: Boot | None = None
+        self._accounted = True
 
     # ---- plan ----
 
@@ -57,6 +59,8 @@ class QemuDriver:
 
     def _start(self, accel: str, edges: Edges, dies_with_us: bool, how: Launch | None) -> Boot:
         paths.ensure(self.run, 0o755)
+        # Joining one holds a process up that makes its threads just then, for 10 ms: an RCU grace period
+        self._accounted = not (dies_with_us and self.spec.ephemeral)
         who = confine.confinement(self._needs(), accel == "kvm")
         self._lay_out(who)
         if how and how.memory_file and not how.memory_private:
@@ -64,6 +68,7 @@ class QemuDriver:
         names = [name for name in self._sockets()]
         listeners = process.listen(self.run, names)
         joined = networking.Joined(self.spec)
+        self._start_sidecars(who)
         try:
             joined = networking.join(self.spec, self.folder.name, taps=True)
             how = how or launch.here(self.run, self.folder, accel, self.spec.arch)
@@ -79,17 +84,31 @@ class QemuDriver:
         return self._watched(pid, clients, edges)
 
     def _watched(self, pid: int, clients: dict[str, socket.socket], edges: Edges) -> Boot:
-        talk = Monitor(clients["ctl"], self.folder.name)
+        from vmm import monitor  # QEMU starts meanwhile
+        from vmm.boot import Boot
+
+        talk = monitor.Monitor(clients["ctl"], self.folder.name, self.run / monitor.JOURNAL)
         boot = Boot(self.folder, edges, pid, clients["guest"], clients["serial"], talk, process.reap)
         self._boot = boot
         try:
-            self._join_cgroup(pid)
+            if self._accounted:
+                self._join_cgroup(pid)
             boot.await_monitor(_GREETING_S)
         except BaseException:
             boot.close()
             process.end(pid)
             raise
         return boot
+
+    @property
+    def _has_sidecars(self) -> bool:
+        return self.spec.tpm or any(share.kind == "virtiofs" for share in self.spec.shares)
+
+    def _start_sidecars(self, who: confine.Confinement) -> None:
+        if self._has_sidecars:
+            from vmm import sidecars
+
+            sidecars.start(self.spec, self.run, self.folder, who)
 
     def _spawn(self, words: list[str], inherit: list[int]) -> int:
         with contextlib.suppress(FileNotFoundError):
@@ -158,6 +177,8 @@ class QemuDriver:
         """What QEMU says of itself: running, paused or unresponsive; exited where it is gone."""
         if self.pid() is None:
             return "exited"
+        from vmm import monitor
+
         said = monitor.state(self.run / "query")
         return "unresponsive" if said == "exited" else said
 
@@ -171,11 +192,20 @@ class QemuDriver:
             yield self._boot.monitor
             return
         try:
-            talk = monitor.connect(self.run / "ctl", timeout_s)
+            from vmm import monitor
+
+            talk = monitor.connect(self.run / "ctl", timeout_s, self.run / monitor.JOURNAL)
         except (FileNotFoundError, ConnectionRefusedError):
-            raise WrongState("cannot reach", self.folder.name, "its QEMU does not run") from None
+            raise self._unreachable() from None
         with talk:
             yield talk
+
+    def _unreachable(self) -> WrongState:
+        name = self.folder.name
+        if self.pid() is None:
+            return WrongState("cannot reach", name, "its QEMU does not run", f"vmm start {name}")
+        why = f"its QEMU runs, but somebody took its socket {self.run / 'ctl'} away"
+        return WrongState("cannot reach", name, why, f"vmm restart {name} makes it anew")
 
     def execute(self, command: str, arguments: dict[str, Any] | None = None, timeout_s: float = 5.0) -> Any:
         """One QMP command that may change the machine; its reply."""
@@ -204,7 +234,15 @@ class QemuDriver:
 
     def resume(self) -> None:
         """Let the guest's processors go on."""
+        self._settle_migration()
         self.execute("cont")
+
+    def _settle_migration(self) -> None:
+        """Finish or undo what a killed `vmm migrate` left."""
+        if os.path.exists(f"{self.run.parent}/.move-{self.run.name}"):
+            from vmm import migrate
+
+            migrate.settle(self)
 
     def press_power(self) -> None:
         """Press the ACPI power button."""
@@ -212,10 +250,16 @@ class QemuDriver:
 
     def reset(self) -> None:
         """Press the reset button."""
+        # Where we loaded its kernel a guest that resets itself has ended (-no-reboot); this reset is no end.
+        if self.spec.kernel:
+            self.execute("set-action", {"reboot": "reset"})
         self.execute("system_reset")
+        if self.spec.kernel:
+            self.execute("set-action", {"reboot": "shutdown"})
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send QEMU a signal; with KILL, see it gone."""
+        self._settle_migration()
         pid = self.pid()
         if pid is None:
             return
@@ -229,12 +273,17 @@ class QemuDriver:
 
     def release(self) -> None:
         """Remove what dies with a run: sockets, pid file, cgroup, places on networks."""
-        from host.linux.cgroup import Cgroup
-
         networking.leave(self.spec, self.folder.name)
+        if self._has_sidecars:
+            from vmm import sidecars
+
+            sidecars.end(sidecars.living(self.run))
         with contextlib.suppress(FileNotFoundError):
             for path in self.run.iterdir():
                 path.unlink()
             self.run.rmdir()
-        with contextlib.suppress(OSError):
-            Cgroup(self.cgroup_name).remove()
+        if self._accounted:
+            from host.linux.cgroup import Cgroup
+
+            with contextlib.suppress(OSError):
+                Cgroup(self.cgroup_name).remove()

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 
 from host.edges import Edges
 from host.errors import Failure, Usage
-from host.exec_request import ExecRequest
-from host.stdio import Stdio
-from vmm import diagnosis
+from vmm import diagnosis, phases, ssh
 
 if TYPE_CHECKING:
     from vmm.machine import Machine
@@ -22,17 +20,23 @@ CONDITIONS = ("running", "ssh-ready", "cloud-init-done", "exited")
 # What `vmm ls` may spend on a machine that nobody has seen ready yet.
 _GLANCE_S = 0.05
 _PAUSE_S = 0.02
-_FINISHED = "/var/lib/cloud/instance/boot-finished"
+_DISABLED = 3
+# What the guest's cloud-init keeps: why it does not run, that it is done, and with which errors.
+_ASK_CLOUD_INIT = (
+    f"test ! -e /run/cloud-init/disabled || exit {_DISABLED}; "
+    "test -e /var/lib/cloud/instance/boot-finished || exit 1; "
+    "cat /run/cloud-init/result.json 2>/dev/null || :"
+)
 
 
-def banner(port: int, timeout_s: float) -> bytes:
-    """The first bytes that sshd says on a port of this host; empty where it says nothing in time.
+def banner(where: tuple[str, int], timeout_s: float) -> bytes:
+    """The first bytes that sshd says at an address; empty where it says nothing in time.
 
     QEMU's user network accepts at once and connects to the guest later: only bytes prove the guest's sshd.
     """
     deadline = time.monotonic() + timeout_s
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout_s) as line:
+        with socket.create_connection(where, timeout_s) as line:
             left_s = max(0.0, deadline - time.monotonic())
             if not select.select([line], [], [], left_s)[0]:
                 return b""
@@ -46,10 +50,10 @@ def glance(run: Path) -> str:
     seen = _read(run / "ready")
     if seen:
         return seen
-    port = _read(run / "ssh-port")
-    if not port:
+    where = ssh.address(run)
+    if where is None:
         return "running"
-    if banner(int(port), _GLANCE_S).startswith(b"SSH-"):
+    if banner(where, _GLANCE_S).startswith(b"SSH-"):
         remember(run, "ssh-ready")
         return "ssh-ready"
     return "booting"
@@ -59,6 +63,7 @@ def remember(run: Path, seen: str) -> None:
     """Keep what was seen until the machine stops: its run directory goes with it."""
     with contextlib.suppress(OSError):
         (run / "ready").write_text(seen)
+    phases.seen(run, seen)
 
 
 def _read(path: Path) -> str:
@@ -84,8 +89,23 @@ def wait_for(machine: Machine, condition: str, timeout_s: float | None, edges: E
         if machine.pid() is None:
             raise diagnosis.ended(machine.folder.name, machine.folder, None)
         if time.monotonic() >= deadline:
-            raise diagnosis.late(machine.folder.name, machine.folder, condition, limit_s)
+            seen = diagnosis.NO_ADDRESS if condition == "ssh-ready" and _has_no_address(machine) else None
+            raise diagnosis.late(machine.folder.name, machine.folder, condition, limit_s, seen)
         time.sleep(_PAUSE_S)
+
+
+def _has_no_address(machine: Machine) -> bool:
+    """Whether the guest itself says so: it is asked by the ways that need no network."""
+    from vmm import access, inside
+
+    if not access.has_helper(machine):
+        return False
+    try:
+        words = ("ip", "-4", "-o", "address", "show", "scope", "global")
+        status, said = inside.run(machine, words, first_only=True)
+    except Failure:
+        return False
+    return status == 0 and not said.strip()
 
 
 def _reached(machine: Machine, condition: str, deadline: float, edges: Edges | None) -> bool:
@@ -99,14 +119,14 @@ def _reached(machine: Machine, condition: str, deadline: float, edges: Edges | N
 def _ssh_answers(machine: Machine, deadline: float, edges: Edges | None) -> bool:
     if _read(machine.run_dir / "ready") and edges is None:
         return True
-    port = _read(machine.run_dir / "ssh-port")
-    if not port:
+    where = ssh.address(machine.run_dir)
+    if where is None:
         name = machine.folder.name
         raise Failure(
             "cannot wait for ssh of", name, "no port of this host leads to it", "-p 2222:22 makes one"
         )
     # sshd may be slow to accept: each try waits long enough for a guest under TCG to answer.
-    said = banner(int(port), min(5.0, max(0.05, deadline - time.monotonic())))
+    said = banner(where, min(5.0, max(0.05, deadline - time.monotonic())))
     if not said:
         return False
     if edges is not None:
@@ -116,12 +136,31 @@ def _ssh_answers(machine: Machine, deadline: float, edges: Edges | None) -> bool
 
 
 def _cloud_init_done(machine: Machine) -> bool:
+    from vmm import inside
+
     try:
-        with machine.channel(5.0) as channel, open("/dev/null", "r+b", buffering=0) as null:
-            silent = Stdio(null.fileno(), null.fileno(), null.fileno())
-            done = channel.run(ExecRequest(("/bin/sh", "-c", f"test -e {_FINISHED}")), silent) == 0
+        status, said = inside.run(machine, ("sh", "-c", _ASK_CLOUD_INIT), first_only=True)
     except Failure:
+        return False  # not up yet, or busy: the deadline is what ends this
+    name = machine.folder.name
+    if status == _DISABLED:
+        why, hint = "it found no seed and does not run", "--cloud-init FILE or --ssh-key FILE gives one"
+        raise Failure("cannot wait for cloud-init in", name, why, hint)
+    if status:
         return False
-    if done:
-        remember(machine.run_dir, "cloud-init-done")
-    return done
+    if errors := _errors(said):
+        hint = f"vmm exec {name} cloud-init status --long"
+        raise Failure("cloud-init failed in", name, "; ".join(errors), hint)
+    remember(machine.run_dir, "cloud-init-done")
+    return True
+
+
+def _errors(result: bytes) -> list[str]:
+    """What cloud-init itself calls errors in its result.json; nothing where it kept none."""
+    import json
+
+    try:
+        told = json.loads(result or b"{}").get("v1", {}).get("errors", [])
+    except ValueError:
+        return []
+    return [str(one) for one in told]

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,12 +28,19 @@ from host.errors import (
     Usage,
     WrongState,
 )
+from host.sizes import format_bytes
+from vmm import hardware
 
 if TYPE_CHECKING:
     from vmm.machine import Machine
 
 _TAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 JOB_S = 600.0
+Progress = Callable[[int, int], None]  # what is done, and of how much, in QEMU's own units
+
+
+def _silent(done: int, total: int) -> None:
+    pass
 
 
 class Snapshot(NamedTuple):
@@ -55,7 +64,7 @@ def listed(machine: Machine) -> list[Snapshot]:
     return sorted(found, key=lambda one: one.unix_s)
 
 
-def create(machine: Machine, tag: str, memory: bool) -> None:
+def create(machine: Machine, tag: str, memory: bool, progress: Progress = _silent) -> None:
     """Keep the disks (and the memory, of a running machine) under a name.
 
     Raises InUse for a name that is taken, Unsupported for disks that cannot hold one, WrongState for the
@@ -70,18 +79,22 @@ def create(machine: Machine, tag: str, memory: bool) -> None:
         raise WrongState(
             "cannot keep the memory of", machine.folder.name, "it does not run", "leave --memory out"
         )
+    _drop_strays(machine)
     _keep_vars(machine, tag)
     try:
-        _create(machine, tag, memory, running)
+        if memory:
+            hardware.keep(machine, tag)
+        _create(machine, tag, memory, running, progress)
     except BaseException:
         _drop_vars(machine, tag)
+        hardware.drop(machine, tag)
         raise
 
 
-def _create(machine: Machine, tag: str, memory: bool, running: bool) -> None:
+def _create(machine: Machine, tag: str, memory: bool, running: bool, progress: Progress) -> None:
     if memory:
         nodes = live_nodes(machine)
-        _job(machine, "snapshot-save", {"tag": tag, "vmstate": nodes[0], "devices": nodes})
+        _job(machine, "snapshot-save", {"tag": tag, "vmstate": nodes[0], "devices": nodes}, progress)
     elif running:
         actions = [_action("blockdev-snapshot-internal-sync", node, tag) for node in _live_devices(machine)]
         machine.execute("transaction", {"actions": actions}, 60.0)
@@ -94,7 +107,7 @@ def _action(kind: str, device: str, tag: str) -> dict[str, Any]:
     return {"type": kind, "data": {"device": device, "name": tag}}
 
 
-def restore(machine: Machine, tag: str) -> None:
+def restore(machine: Machine, tag: str, progress: Progress = _silent) -> None:
     """Go back to a snapshot; with memory the machine runs on from there, without it stays as it is, stopped.
 
     Raises NotFound, and WrongState where a disk-only snapshot would be pulled from under a running guest.
@@ -109,8 +122,12 @@ def restore(machine: Machine, tag: str) -> None:
             commands.run(
                 ("qemu-img", "snapshot", "-a", tag, disk), "cannot restore the snapshot", timeout_s=60
             )
-    elif found.memory_bytes:
+    elif found.memory_bytes and hardware.fits(machine, tag):
         load(machine, tag)
+    elif found.memory_bytes:
+        machine.kill()  # it has got processors or memory since, which the snapshot knows nothing of
+        _put_vars_back(machine, tag)
+        machine.start_from(tag)
     else:
         name = machine.folder.name
         why = "a running guest would not know that its disk went back"
@@ -118,23 +135,24 @@ def restore(machine: Machine, tag: str) -> None:
     _put_vars_back(machine, tag)
 
 
-def load(machine: Machine, tag: str) -> None:
+def load(machine: Machine, tag: str, progress: Progress = _silent) -> None:
     """Load disks and memory into the machine's QEMU."""
     nodes = live_nodes(machine)
-    _job(machine, "snapshot-load", {"tag": tag, "vmstate": nodes[0], "devices": nodes})
+    _job(machine, "snapshot-load", {"tag": tag, "vmstate": nodes[0], "devices": nodes}, progress)
 
 
-def delete(machine: Machine, tag: str) -> None:
+def delete(machine: Machine, tag: str, progress: Progress = _silent) -> None:
     """Remove a snapshot; its clusters are free for the guest again."""
     _find(machine, tag)
     if machine.pid() is not None:
-        _job(machine, "snapshot-delete", {"tag": tag, "devices": live_nodes(machine)})
+        _job(machine, "snapshot-delete", {"tag": tag, "devices": live_nodes(machine)}, progress)
     else:
         for disk in _writable(machine):
             commands.run(
                 ("qemu-img", "snapshot", "-d", tag, disk), "cannot remove the snapshot", timeout_s=60
             )
     _drop_vars(machine, tag)
+    hardware.drop(machine, tag)
 
 
 def _find(machine: Machine, tag: str) -> Snapshot:
@@ -145,27 +163,57 @@ def _find(machine: Machine, tag: str) -> Snapshot:
     raise NotFound("no snapshot", repr(tag), f"{name} has none of that name", f"vmm snapshot ls {name}")
 
 
-def _job(machine: Machine, command: str, arguments: dict[str, Any]) -> None:
+def _job(machine: Machine, command: str, arguments: dict[str, Any], progress: Progress) -> None:
+    """Run a job of QEMU to its end, one at a time: that of a killed command goes on without it."""
+    deadline = time.monotonic() + JOB_S
+    _clear(machine, deadline)
     job = f"{command}-{arguments['tag']}"
     machine.execute(command, {"job-id": job, **arguments})
-    deadline = time.monotonic() + JOB_S
+    try:
+        ended = _ended(machine, job, deadline, progress)
+    except DeadlinePassed:
+        raise DeadlinePassed(f"{command} of", machine.folder.name, f"not done after {JOB_S:g} s") from None
+    _clear(machine, deadline)
+    if ended.get("error"):
+        raise _refused(machine, command, ended["error"])
+
+
+def _refused(machine: Machine, command: str, words: str) -> CommandFailed:
+    """The error of a job; QEMU tells of a full file system no more than that it could not write."""
+    hint = ""
+    if command == "snapshot-load":
+        hint = "memory, processors and devices must be those that it had when the snapshot was taken"
+    else:
+        free = min(_free_bytes(Path(disk)) for disk in _disks(machine))
+        if free < machine.spec.memory_bytes:
+            words += f"\nonly {format_bytes(free)} are free where its disk lies"
+            hint = "free space on the host, then take it again; the machine goes on meanwhile"
+    return CommandFailed(f"{command} of {machine.folder.name} failed", [command], 1, words, hint)
+
+
+def _free_bytes(path: Path) -> int:
+    told = os.statvfs(path)
+    return told.f_bavail * told.f_frsize
+
+
+def _clear(machine: Machine, deadline: float) -> None:
+    """Wait for snapshot jobs that still run, and take the ended ones off QEMU's list."""
+    for one in machine.execute("query-jobs"):
+        if str(one["type"]).startswith("snapshot-"):
+            _ended(machine, one["id"], deadline, lambda done, total: None)
+            with contextlib.suppress(Failure):
+                machine.execute("job-dismiss", {"id": one["id"]})
+
+
+def _ended(machine: Machine, job: str, deadline: float, progress: Progress) -> dict[str, Any]:
     while True:
         found = [one for one in machine.execute("query-jobs") if one["id"] == job]
         if not found or found[0]["status"] == "concluded":
-            break
+            return found[0] if found else {}
+        progress(found[0]["current-progress"], found[0]["total-progress"])
         if time.monotonic() > deadline:
-            raise DeadlinePassed(f"{command} of", machine.folder.name, f"not done after {JOB_S:g} s")
+            raise DeadlinePassed("the job of", machine.folder.name, f"{job} goes on and on")
         time.sleep(0.02)
-    if found:
-        with contextlib.suppress(Failure):
-            machine.execute("job-dismiss", {"id": job})
-        if found[0].get("error"):
-            hint = ""
-            if command == "snapshot-load":
-                hint = "memory, processors and devices must be those that it had when the snapshot was taken"
-            raise CommandFailed(
-                f"{command} of {machine.folder.name} failed", [command], 1, found[0]["error"], hint
-            )
 
 
 def _disks(machine: Machine) -> list[str]:
@@ -211,6 +259,14 @@ def _keep_vars(machine: Machine, tag: str) -> None:
 def _put_vars_back(machine: Machine, tag: str) -> None:
     if machine.spec.firmware_vars and _vars_copy(machine, tag).exists():
         shutil.copyfile(_vars_copy(machine, tag), machine.spec.firmware_vars)
+
+
+def _drop_strays(machine: Machine) -> None:
+    """Variables that a killed command kept for a snapshot which it never took."""
+    known = {f"vars-{one.tag}.fd" for one in listed(machine)}
+    for path in machine.folder.glob("vars-*.fd"):
+        if path.name not in known:
+            path.unlink(missing_ok=True)
 
 
 def _drop_vars(machine: Machine, tag: str) -> None:

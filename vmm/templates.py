@@ -9,20 +9,19 @@ with it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from host import paths, records
 from host.errors import BadData, InUse, NotFound
+from images.blobs import sha256
 from vmm import launch
 from vmm.qemu_argv import argv
-from vmm.spec import KERNEL_BOOTS, Command, Forward, MachineSpec
+from vmm.spec import KERNEL_BOOTS, Command, Forward, MachineSpec, replace
 
 SCHEMA_VERSION = 1
 RECORD = "template.json"
@@ -141,7 +140,8 @@ def key(spec: MachineSpec, accel: str, base: tuple[str, int]) -> str:
     words = argv(neutral(spec, path), how)
     files = [_found(how.qemu), spec.kernel, spec.initrd, path]
     told = [f"{file} {_identity(file)}" for file in files]
-    return hashlib.sha256("\0".join([*words, *told, str(size_bytes)]).encode()).hexdigest()[:24]
+    text = "\0".join([*words, *told, str(size_bytes)])
+    return sha256(text.encode()).removeprefix("sha256:")[:24]
 
 
 def _found(program: str) -> str:
@@ -206,18 +206,30 @@ def save(template: Template) -> None:
 
 
 def fingerprint(folder: Path, memory: Path) -> dict[str, tuple[int, int]]:
-    """Size and mtime of the files that clones stand on."""
-    found = {}
-    for path in (memory, folder / "state", folder / "disk.qcow2", folder / "overlay.qcow2"):
-        told = path.stat()
-        found[path.name] = (told.st_size, told.st_mtime_ns)
-    return found
+    """Size and mtime of the template's own files."""
+    own = (memory, folder / "state", folder / "disk.qcow2", folder / "overlay.qcow2")
+    return {path.name: _size_and_mtime(path) for path in own}
+
+
+def foundations(spec: MachineSpec) -> dict[str, tuple[int, int]]:
+    """Size and mtime of what is not the template's own but must stay as it was: QEMU and the base disk.
+
+    The frozen memory holds blocks of that disk, and the frozen devices are those of that QEMU.
+    """
+    qemu = _found(launch.here(Path(), Path(), "tcg", spec.arch).qemu)
+    return {path: _size_and_mtime(Path(path)) for path in (qemu, backing(Path(spec.disks[0].path))[0])}
+
+
+def _size_and_mtime(path: Path) -> tuple[int, int]:
+    told = path.stat()
+    return told.st_size, told.st_mtime_ns
 
 
 def damage(template: Template) -> str:
     """What is wrong with the template's files, or an empty string: a clone of changed memory would crash."""
     try:
         now = fingerprint(template.folder, template.memory)
+        now |= {path: _size_and_mtime(Path(path)) for path in template.files if path.startswith("/")}
     except FileNotFoundError as error:
         if str(error.filename) == str(template.memory):
             return "its memory is gone: the host was started anew since"
@@ -258,9 +270,10 @@ def remove(home: Path, name: str) -> None:
 
 
 def standing_on(home: Path, name: str) -> list[str]:
-    """The machines whose disk is a layer over this template's."""
+    """The machines, and other templates, whose disk is a layer over this template's."""
     found, frozen = [], str(root(home) / name / "disk.qcow2")
-    for disk in paths.instances_dir(home).glob("*/disk.qcow2"):
+    disks = (*paths.instances_dir(home).glob("*/disk.qcow2"), *root(home).glob("*/disk.qcow2"))
+    for disk in disks:
         with contextlib.suppress(OSError, BadData):
             if backing(disk)[0] == frozen:
                 found.append(disk.parent.name)

@@ -170,6 +170,15 @@ class TestUntrusted:
             pull.pull(mine, f"{registry}/evil")
         assert mine.images() == []
 
+    def test_a_name_is_no_protocol(
+        self, shelf: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.make(tmp_path, "-f", "qcow2").rename(tmp_path / "nbd:x")
+        monkeypatch.chdir(tmp_path)
+        assert disks.trusted_format(Path("nbd:x")) == "qcow2"
+        assert disks.convert(Path("nbd:x"), Path("ssh:y"), "raw").stat().st_size == 1 << 20
+        assert disks.inspect(Path("ssh:y")).disk_format == "raw"
+
     def test_no_disk_at_all(self, shelf: object, tmp_path: Path) -> None:
         with pytest.raises(Failure):
             disks.inspect(tmp_path / "nothing")

@@ -14,7 +14,7 @@ from capabilities import need
 from commandline import CommandLine
 
 from host.errors import BadData, Usage
-from images import importing, initrds, iso, kernels, tiny
+from images import at_hand, importing, initrds, iso, kernels, tiny
 from images.store import Store
 
 _INIT = """#!/bin/busybox sh
@@ -120,7 +120,7 @@ def bootable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def _initrd(kernel: kernels.GuestKernel, folder: Path) -> bytes:
+def _initrd(kernel: at_hand.GuestKernel, folder: Path) -> bytes:
     modules = initrds.resolve(kernel, ["virtio_pci", "virtio_blk"])
     order = "".join(f"/modules/{initrds.plain_name(one.name)}\n" for one in modules)
     return b"".join(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,3 +87,18 @@ def test_layers_name_the_owners_that_the_container_saw(folder: Path, vmm: object
     argv = ["tar", "--numeric-owner", "-tvf", str(folder / "mine.tar"), "x", "d/y"]
     told = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert [line.split()[1] for line in told.stdout.splitlines()] == ["33/34", "0/0"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_debian_is_made_without_root(folder: Path, vmm: object) -> None:
+    need("mmdebstrap")
+    assert callable(vmm)
+    vmm("image", "build", "--base", "debian")
+    assert "VERSION_CODENAME" in vmm("run", "--rm", "debian", "cat", "/etc/os-release")
+    vmm("image", "save", "--format", "oci", "-o", "debian.tar", "debian")
+    with tarfile.open(folder / "debian.tar") as archive:
+        largest = max(archive.getmembers(), key=lambda member: member.size)
+        with tarfile.open(fileobj=archive.extractfile(largest)) as layer:
+            shadow = next(member for member in layer if member.name.endswith("etc/shadow"))
+    assert (shadow.uid, shadow.gid) == (0, 42), "the layer names Debian's own owners, whoever made it"

@@ -68,6 +68,22 @@ def test_volumes_name_folders_or_volumes() -> None:
     assert requests.parse_volume("data:/b:U,ro") == Volume("data", "/b", read_only=True, chown=True)
 
 
+def test_mounts_are_read_in_dockers_words() -> None:
+    read = requests.parse_mount
+    assert read("type=bind,src=/a,dst=/b,ro") == Volume("/a", "/b", read_only=True)
+    assert read("type=bind,source=/a,target=/b,bind-propagation=rslave") == Volume(
+        "/a", "/b", propagation="slave"
+    )
+    assert read("source=data,destination=/b") == Volume("data", "/b")
+    assert read("type=volume,dst=/b") == Volume("", "/b")
+    assert read("type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=700") == "/b:size=1m,mode=700"
+    assert requests.parse_volume("/a:/b:ro,rshared") == Volume("/a", "/b", True, propagation="shared")
+    far = "type=bind,src=/a,dst=/b,bind-propagation=far"
+    for text in ("type=bind,src=a,dst=/b", "type=nfs,dst=/b", "src=a", "dst=/b,color=red", far):
+        with pytest.raises(Usage):
+            read(text)
+
+
 @pytest.mark.parametrize("text", ["/a:b", ":/b", "/a:/b:rx", "a/b:/c", "/a:/b:ro:x"])
 def test_what_is_no_volume_is_refused(text: str) -> None:
     with pytest.raises(Usage):
@@ -123,9 +139,11 @@ def _machine_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 
 _WORDS = {
+    "write_file": "motd:/etc/motd",
     "memory": "64M", "cpus": "2", "env": "A=1", "env_file": "/dev/null", "label": "a=b", "volume": "/a:/b",
     "publish": "80:80", "disk": "1G", "pids_limit": "5", "memory_swap": "1G", "cpu_shares": "5",
     "health_interval": "3", "health_timeout": "1m", "health_start_period": "500ms", "oom_score_adj": "5",
+    "mount": "type=bind,src=/a,dst=/b",
     "blkio_weight": "5", "time_offset": "1h", "health_retries": "3", "sysctl": "a=b", "shm_size": "1M",
     "restart": "always",
 }  # fmt: skip

@@ -149,6 +149,7 @@ def test_a_machines_flags_reach_its_spec(home: Path) -> None:
     spec = machine(
         home, driver="libvirt", accel="tcg", boot="direct", cpus=2.0, memory_bytes=128 << 20, append="quiet",
         ports=(Port(2222, 22),), hostname="host", network=None, autostart=True, kernel="/boot/k",
+        entrypoint=(), command=("/sbin/init",),
     )  # fmt: skip
     assert (spec.driver, spec.accel, spec.boot, spec.cpus) == ("libvirt", "tcg", "direct", 2)
     assert (spec.memory_bytes, spec.append, spec.hostname, spec.autostart) == (
@@ -170,12 +171,26 @@ def test_a_machine_has_whole_processors_and_its_own_network(home: Path) -> None:
     assert machine(home, network="lab").nics[0].network == "lab"
 
 
-def test_a_share_needs_its_folder_and_the_kernel_that_knows_9p(home: Path, tmp_path: Path) -> None:
+def test_a_share_needs_its_folder_and_for_a_user_the_kernel_that_knows_9p(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(NotFound):
         machine(home, volumes=(Volume(str(tmp_path / "none"), "/x"),))
     spec = machine(home, volumes=(Volume(str(tmp_path), "/x"),))
     assert spec.shares[0].target == "/x"
-    assert spec.kernel.endswith("generic")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    spec = machine(home, volumes=(Volume(str(tmp_path), "/x"),))
+    assert (spec.shares[0].kind, spec.kernel.rpartition("-")[2]) == ("virtiofs", "cloud")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    spec = machine(home, volumes=(Volume(str(tmp_path), "/x"),))
+    assert (spec.shares[0].kind, spec.kernel.rpartition("-")[2]) == ("9p", "generic")
+
+
+def test_words_for_cloud_init_need_an_init(home: Path) -> None:
+    for words in ({"ssh_keys": ("k",)}, {"cloud_init": "f"}, {"packages": ("p",)}, {"ssh_user": "u"}):
+        with pytest.raises(Unsupported, match="needs an init"):
+            machine(home, **words)
+        assert machine(home, entrypoint=(), command=("/sbin/init",), **words).seed.endswith("seed.iso")
 
 
 @pytest.mark.parametrize("kind", ["ct", "vm"])

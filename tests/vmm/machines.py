@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from images import bases, disks, initrds, kernels
 from images.store import Image, Store
 from vmm import rungs
 from vmm.machine import Machine
-from vmm.spec import Command, Disk, MachineSpec
+from vmm.spec import Command, Disk, MachineSpec, replace
 
 ENV = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",)
 QUIET = Stdio(stdin=os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
@@ -47,7 +47,7 @@ def image(name: str) -> Image:
 
 def spec_of(folder: Path, argv: tuple[str, ...], boot: str = "microvm", **more: Any) -> MachineSpec:
     """The spec of a tiny machine that runs `argv`."""
-    guest_kernel = kernel("generic" if more.get("shares") else "cloud")
+    guest_kernel = kernel(more.pop("kernel_flavour", "generic" if more.get("shares") else "cloud"))
     spec = MachineSpec(
         name=folder.name,
         boot=boot,
@@ -69,6 +69,8 @@ def machine(*argv: str, image_name: str = "tiny", **more: Any) -> Iterator[Machi
     instances = paths.ensure(shared_home() / "instances")
     folder = Path(tempfile.mkdtemp(prefix="m-", dir=instances))
     folder.chmod(0o755)
+    held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.flock(held, fcntl.LOCK_EX)  # without a record, a command in this home would take it for half made
     run = paths.run_dir(shared_home()) / folder.name
     try:
         disks.overlay(disks.base(Store(shared_home()), image(image_name)), folder / "disk.qcow2")
@@ -79,4 +81,5 @@ def machine(*argv: str, image_name: str = "tiny", **more: Any) -> Iterator[Machi
             made.remove()
         assert not run.exists(), f"left behind: {list(run.iterdir())}"
     finally:
+        os.close(held)
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from typing import Any
 
 from vmm.launch import Launch
-from vmm.spec import Command, Disk, Forward, MachineSpec, Nic, Share
+from vmm.spec import Command, Disk, Forward, MachineSpec, Nic, Share, replace
 
 LAUNCH = Launch(run="/run/vmm/home/m", folder="/var/lib/vmm/instances/m", accel="tcg", tsc_khz=2_600_000)
 KVM = replace(LAUNCH, accel="kvm")
@@ -133,4 +132,4 @@ NO_OPTION = {
     "ssh_key",
     "ssh_user",
 }
-ALL = {field.name for field in fields(MachineSpec)}
+ALL = set(MachineSpec._fields)

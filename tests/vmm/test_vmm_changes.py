@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from capabilities import need
 from machines import machine
-from test_vmm_machine import inside, until_said
+from test_vmm_machine import inside, log_of, until_said
 
 from host import commands
 from host.edges import Edges
@@ -129,10 +129,16 @@ def test_what_it_uses_is_told(live: Machine) -> None:
     assert told["memory_bytes"] > 50 << 20
     assert told["block_read_bytes"] > 0
     assert live.top()[0][0] == "PID"
+    live.execute("query-name")
     text = live.explain()
     assert f"pid {live.pid()}" in text
     assert "<domain" in text
     assert "--boot microvm" in text
+    assert "guest helper: yes" in text
+    assert " ms  the guest's kernel until its init" in text
+    assert "query-name" in text  # what we asked of QEMU
+    if live.spec.driver == "qemu":
+        assert f"/{live.run_dir.parent.name}-{live.folder.name}" in text  # its cgroup
 
 
 def test_a_machine_without_a_screen_says_what_it_has(live: Machine, tmp_path: Path) -> None:
@@ -166,3 +172,73 @@ def test_a_stopped_machine_goes_on_from_its_memory() -> None:
         assert it.state() == "running"
         time.sleep(0.5)
         assert kept <= ticks(it) < kept + 100
+
+
+@pytest.mark.parametrize("driver", ["qemu", pytest.param("libvirt", marks=pytest.mark.slow)])
+def test_snapshots_from_before_and_after_an_update_both_come_back(driver: str) -> None:
+    need("root", "qemu", "kernel", "busybox", "guest-helper", *(["libvirt"] if driver == "libvirt" else []))
+
+    def size(it: Machine) -> tuple[int, int]:
+        return int(inside(it, "nproc")[1]), int(inside(it, "grep", "MemTotal", "/proc/meminfo")[1].split()[1])
+
+    born = {"spare_ports": 4, "balloon": True, "max_memory_bytes": 512 << 20, "max_cpus": 2}
+    with machine("sh", "-c", TICK, driver=driver, boot="pvh", **born) as it:
+        it.start(Edges())
+        until_said(it, b"up")
+        small = size(it)
+        snapshots.create(it, "before", memory=True)
+        it.update(memory_bytes=256 << 20, cpus=2)
+        large = size(it)
+        assert large[0] == 2
+        assert large[1] > small[1] + (100 << 10)
+        snapshots.create(it, "after", memory=True)
+        kept = ticks(it)
+        snapshots.restore(it, "before")  # it runs, with hardware that this snapshot does not know
+        assert size(it) == small
+        assert ticks(it) < kept
+        snapshots.restore(it, "after")
+        assert size(it) == large
+        it.kill()
+        snapshots.restore(it, "after")  # and out of nothing
+        assert size(it) == large
+        assert it.state() == "running"
+        snapshots.delete(it, "after")
+        assert not list(it.folder.glob("hardware-after*"))
+
+
+@pytest.mark.parametrize("driver", ["qemu", pytest.param("libvirt", marks=pytest.mark.slow)])
+def test_the_reset_button_starts_the_command_anew(driver: str) -> None:
+    need("root", "qemu", "kernel", "busybox", "guest-helper", *(["libvirt"] if driver == "libvirt" else []))
+    with machine("sh", "-c", "echo up; cat /proc/sys/kernel/random/boot_id; sleep 1000", driver=driver) as it:
+        it.start(Edges())
+        until_said(it, b"up")
+        pid = it.pid()
+        it.reset()
+        assert it.pid() == pid
+        assert it.state() == "running"
+        deadline = time.monotonic() + 20
+        while len(log_of(it).split()) < 4 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        words = log_of(it).split()
+        assert words[0::2] == [b"up", b"up"]
+        assert words[1] != words[3], "the kernel booted anew"
+        it.stop(5)
+        assert it.state() == "exited"
+
+
+def test_space_that_the_guest_has_freed_goes_back_to_the_host() -> None:
+    need("root", "qemu", "kernel", "busybox", "guest-helper")
+    with machine("sh", "-c", "echo up; sleep 1000") as it:
+        it.start(Edges())
+        until_said(it, b"up")
+        write = "dd if=/dev/urandom of=/big bs=1M count=40 2>/dev/null && sync"
+        assert inside(it, "sh", "-c", write)[0] == 0
+        assert inside(it, "sh", "-c", "rm /big; sync")[0] == 0
+        before, after = it.compact()
+        assert before - after > 35 << 20
+        inside(it, "sh", "-c", "dd if=/dev/zero of=/big bs=1M count=40 2>/dev/null; sync; rm /big; sync")
+        it.kill()
+        before, after = it.compact()
+        assert before - after > 35 << 20
+        it.start(Edges())  # it is whole
+        until_said(it, b"up")

@@ -1,5 +1,6 @@
 """Clones of a template: fast, no two alike, none sees another's writes; every fault of a template is told."""
 
+import hashlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import leaks
@@ -111,14 +113,124 @@ def test_a_clone_is_reseeded_before_its_command_is_sent(home: Path, monkeypatch:
     assert sent.index(frames.TIME) < sent.index(frames.EXEC)
 
 
-def test_no_clone_sees_anothers_writes(home: Path) -> None:
-    """Each clone finds memory (a tmpfs) and disk as frozen, and writes its own pattern into both."""
-    before = only(home).files
+def test_no_clone_of_fifty_sees_anothers_writes(home: Path) -> None:
+    """Each clone finds memory (a tmpfs) and disk as frozen, and writes its own pattern into both; five at
+    once.
+    """
+    template = only(home)
+    before = content(template.memory), content(template.disk)
     script = "ls /dev/shm/mark /mark 2>&1 | grep -c 'No such'; head -c 3000000 /dev/urandom >/dev/shm/mark; "
-    script += "cp /dev/shm/mark /mark; sync; cmp /dev/shm/mark /mark && echo same"
-    for _ in range(10):
-        assert said("sh", "-c", script) == (0, "2\nsame\n")
-    assert templates.fingerprint(only(home).folder, only(home).memory) == before
+    script += "cp /dev/shm/mark /mark; sync; cmp /dev/shm/mark /mark && md5sum </mark"
+    line = (
+        "run",
+        "--vm",
+        "--rm",
+        "--network",
+        "none",
+        "--memory",
+        "128M",
+        "--accel",
+        "tcg",
+        "tiny",
+        "sh",
+        "-c",
+    )
+    with ThreadPoolExecutor(5) as threads:
+        told = list(threads.map(lambda _: vmm(*line, script), range(50)))
+    assert {(one.returncode, one.stdout.split("\n")[0]) for one in told} == {(0, "2")}
+    assert len({one.stdout.split("\n")[1] for one in told}) == 50
+    assert (content(template.memory), content(template.disk)) == before
+    assert templates.damage(template) == ""
+
+
+def content(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def test_a_state_that_qemu_refuses_is_told_and_the_machine_boots(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state = only(home).state
+    told, whole = state.stat(), state.read_bytes()
+    state.write_bytes(b"nonsense" + whole[8:])
+    os.utime(state, ns=(told.st_atime_ns, told.st_mtime_ns))  # so that no look at the file finds it
+    edges = Edges()
+    assert said("echo", "booted", edges=edges) == (0, "booted\n")
+    assert "does not take the template's state, booting instead" in capfd.readouterr().err
+    assert "t5" in edges.stamps_ns  # a kernel started
+    assert edges.way.startswith("a boot by microvm: QEMU did not take")
+    assert said("echo", "anew") == (0, "anew\n")  # frozen again by this run
+    assert only(home).state.read_bytes()[:4] == b"QEVM"
+
+
+def test_a_template_of_another_qemu_or_base_is_of_no_use(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    template = only(home)
+    outside = [path for path in template.files if path.startswith("/")]
+    assert [Path(path).name.split("-")[0] for path in outside][:1] == ["qemu"]
+    assert str(templates.backing(template.disk)[0]) in outside
+    for path in outside:
+        older = {**template.files, path: (template.files[path][0] - 1, template.files[path][1])}
+        assert templates.damage(template._replace(files=older)) == f"{path} changed since it was frozen"
+
+
+def test_verbose_says_the_way_and_the_phases(home: Path) -> None:
+    words = ("--rm", "--network", "none", "--memory", "128M", "--accel", "tcg", "--verbose")
+    warm = vmm("run", "--vm", *words, "tiny", "true")
+    assert f"a clone of the template {only(home).name}" in warm.stderr
+    assert re.search(r"[\d.]+ ms  VMM until it is ready", warm.stderr)
+    assert re.search(r"[\d.]+ ms  in all", warm.stderr)
+    cold = vmm("run", "--vm", *words, "--boot", "microvm", "tiny", "true")
+    assert "a boot by microvm" in cold.stderr
+    assert "the kernel until its init" in cold.stderr
+
+
+def test_explain_tells_what_a_clone_keeps(home: Path) -> None:
+    asked = TINY._replace(rm=False, name="told", command=("sleep", "100"))
+    runs.run_detached(asked, Edges())
+    try:
+        assert "boot id" in vmm("explain", "told").stdout
+    finally:
+        vmm("rm", "-f", "told")
+
+
+def test_a_template_of_a_machine_that_runs(home: Path) -> None:
+    counts = "echo disk >/d; i=0; while :; do i=$((i+1)); echo $i >/dev/shm/i; sleep 0.1; done"
+    runs.run_detached(TINY._replace(rm=False, name="source", command=("sh", "-c", counts)), Edges())
+    try:
+        time.sleep(1)
+        refused = vmm("template", "create", "live", "source", "--memory", "64M")
+        assert (refused.returncode, "leave it out" in refused.stderr) == (2, True)
+        made = vmm("template", "create", "live", "source")
+        assert (made.returncode, made.stdout) == (0, "live\n"), made.stderr
+        before = int(vmm("exec", "source", "cat", "/dev/shm/i").stdout)
+        ran = vmm("run", "--vm", "--rm", "--from", "live", "sh", "-c", "cat /d; hostname; cat /dev/shm/i")
+        disk, name, count = ran.stdout.split("\n")[:3]
+        assert (ran.returncode, disk) == (0, "disk"), ran.stderr
+        assert name != "source"
+        assert int(count) > 0
+        vmm("exec", "source", "sh", "-c", "echo other >/d; sync")
+        again = vmm("run", "--vm", "--rm", "--from", "live", "cat", "/d")
+        assert again.stdout == "disk\n"
+        assert int(vmm("exec", "source", "cat", "/dev/shm/i").stdout) > before  # it went on
+    finally:
+        vmm("rm", "-f", "source")
+        vmm("template", "rm", "live")
+
+
+def test_a_booted_machine_is_refused_as_template_with_the_reason(home: Path) -> None:
+    asked = TINY._replace(rm=False, name="booted", boot="microvm", command=("sleep", "100"))
+    runs.run_detached(asked, Edges())
+    try:
+        refused = vmm("template", "create", "of-booted", "booted")
+        assert refused.returncode == 1
+        assert "its memory is QEMU's own, not a file's" in refused.stderr
+        assert vmm("exec", "booted", "echo", "alive").stdout == "alive\n"
+        assert not (templates.root(home) / "of-booted").exists()
+    finally:
+        vmm("rm", "-f", "booted")
 
 
 def test_clones_at_once(home: Path) -> None:
@@ -159,7 +271,7 @@ def test_another_helper_kernel_or_memory_is_another_template(home: Path, tmp_pat
     spec = machine_wiring.outline(TINY, image, identity_of("0" * 64, "x"))
     for name in ("kernel", "initrd"):
         (tmp_path / name).write_text(name)
-    from dataclasses import replace
+    from vmm.spec import replace
 
     spec = replace(spec, kernel=str(tmp_path / "kernel"), initrd=str(tmp_path / "initrd"))
     base = (str(tmp_path / "base"), 8 << 30)

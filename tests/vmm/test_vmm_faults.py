@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from test_vmm_machine import inside, log_of
 from host.edges import Edges
 from host.errors import Failure, HostUnfit
 from vmm.machine import Machine
-from vmm.spec import Disk, Forward, Nic
+from vmm.spec import Disk, Forward, Nic, replace
 
 pytestmark = pytest.mark.machine
 

@@ -194,6 +194,4 @@ def test_a_kernel_that_is_not_there_is_one_sentence() -> None:
 
 
 def _fields(it: Machine) -> dict[str, object]:
-    from dataclasses import fields
-
-    return {one.name: getattr(it.spec, one.name) for one in fields(it.spec)}
+    return it.spec._asdict()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import specs
 
 from host.errors import Failure
-from vmm.spec import Disk, MachineSpec, Nic, check, from_record
+from vmm.spec import Disk, MachineSpec, Nic, check, from_record, replace
 
 
 @pytest.mark.parametrize("name", specs.GOLDEN)

@@ -1,0 +1,118 @@
+"""QEMU as nobody in particular: what the words before its own take away, each of them, and its own cgroup."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from capabilities import need
+from machines import machine
+
+from host.edges import Edges
+from vmm.confine import Confinement, closed_to, confinement
+
+WHO = Confinement(64901, 64901)
+
+
+def rights(prefix: list[str]) -> dict[str, str]:
+    """What /proc says of a program behind these words, begun by a root who has all there is to lose."""
+    generous = ["setpriv", "--inh-caps=+chown,+kill", "--groups=4,27", "--"]
+    words = [*generous, *prefix, "cat", "/proc/self/status"]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    lines = dict(line.split(":", 1) for line in told.splitlines())
+    found = {name: " ".join(lines[name].split()) for name in ("Uid", "Gid", "Groups", "NoNewPrivs")}
+    return found | {name: lines[name].strip().strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapBnd")}
+
+
+NOTHING = {
+    **{"Uid": "64901 64901 64901 64901", "Gid": "64901 64901 64901 64901", "Groups": "", "NoNewPrivs": "1"},
+    **{"CapInh": "", "CapPrm": "", "CapEff": "", "CapBnd": ""},
+}
+
+
+def test_nothing_is_left_to_gain() -> None:
+    need("root")
+    assert rights(WHO.prefix(False)) == NOTHING
+
+
+@pytest.mark.parametrize("word", WHO.prefix(False)[1:])
+def test_each_word_takes_something_away(word: str) -> None:
+    need("root")
+    # setpriv itself insists that groups are spoken of
+    instead = ["--keep-groups"] if word == "--clear-groups" else []
+    words = WHO.prefix(False)
+    at = words.index(word)
+    assert rights([*words[:at], *instead, *words[at + 1 :]]) != NOTHING
+
+
+def test_it_dies_with_its_caller_where_asked() -> None:
+    need("root")
+    for asked in (True, False):
+        line = "from vmm.confine import Confinement; import subprocess, sys, time\n"
+        line += f"one = subprocess.Popen([*Confinement(64901, 64901).prefix({asked}), 'sleep', '60'])\n"
+        line += "time.sleep(0.3); print(one.pid, flush=True); time.sleep(60)"
+        caller = subprocess.Popen([sys.executable, "-c", line], stdout=subprocess.PIPE, text=True)
+        assert caller.stdout is not None
+        pid = int(caller.stdout.readline())
+        caller.kill()
+        caller.wait()
+        caller.stdout.close()
+        time.sleep(0.3)
+        assert _runs(pid) is not asked
+        if not asked:
+            os.kill(pid, signal.SIGKILL)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_folder_closed_to_its_user_keeps_it_root_and_is_named(tmp_path: Path) -> None:
+    need("root")
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+        folder.chmod(0o711)
+    file = tmp_path / "closed" / "deep" / "file"
+    file.parent.mkdir(parents=True)
+    assert confinement([str(file)], kvm=False).uid is not None
+    (tmp_path / "closed").chmod(0o700)
+    assert closed_to(file, 64901, (64901,)) == tmp_path / "closed"
+    told = confinement([str(file)], kvm=False)
+    assert told.uid is None
+    assert f"chmod o+x {tmp_path}/closed" in told.note
+    os.chown(tmp_path / "closed", 0, 64901)
+    (tmp_path / "closed").chmod(0o710)
+    assert closed_to(file, 64901, (64901,)) is None
+
+
+@pytest.mark.machine
+def test_a_machine_is_in_its_own_cgroup_under_a_sandbox_and_owns_its_own_files_only() -> None:
+    need("root", "qemu", "kernel", "guest-helper", "busybox", "cgroup")
+    with machine("sleep", "60") as it:
+        it.start(Edges())
+        pid = it.pid()
+        groups = Path(f"/proc/{pid}/cgroup").read_text()
+        assert f"/{it.run_dir.parent.name}-{it.folder.name}" in groups
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert "Seccomp:\t2" in status  # -sandbox on; without it QEMU has no filter
+        assert "NoNewPrivs:\t1" in status
+        uid = Path(f"/proc/{pid}").stat().st_uid
+        assert uid != 0
+        owned = {path.name for path in it.folder.iterdir() if path.stat().st_uid == uid}
+        assert owned == {"disk.qcow2", "log", "status", "serial.log"}
+        maps = Path(f"/proc/{pid}/fd")
+        for fd in maps.iterdir():
+            target = os.readlink(fd)
+            if target.startswith("/") and "/images/" in target:
+                flags = Path(f"/proc/{pid}/fdinfo/{fd.name}").read_text().split()[3]
+                assert int(flags, 8) & os.O_ACCMODE == os.O_RDONLY, (
+                    f"{target} of the store is open for writing"
+                )
+    assert not [path for path in Path("/sys/fs/cgroup").glob(f"*/vmm/*{it.folder.name}")]

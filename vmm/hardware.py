@@ -1,0 +1,86 @@
+"""What a running machine is made of by now: memory and processors from its birth, and those plugged in since.
+
+QEMU loads a memory snapshot only into a machine of the same hardware (migration.rst: "the same devices"), so
+that is kept beside the snapshot, and plugged in again, at the same addresses, before it is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from host import records
+from vmm.spec import MachineSpec, replace
+
+if TYPE_CHECKING:
+    from vmm.machine import Machine
+
+
+class Hardware(NamedTuple):
+    """Memory and processors: `memory_bytes` and `cpus` from birth, the others as QEMU lists them."""
+
+    memory_bytes: int
+    cpus: int
+    dimms: tuple[dict[str, Any], ...] = ()
+    plugged_cpus: tuple[dict[str, Any], ...] = ()
+
+    def born(self, spec: MachineSpec) -> MachineSpec:
+        """The spec with what the machine was born with."""
+        return replace(spec, memory_bytes=self.memory_bytes, cpus=self.cpus)
+
+
+def of(machine: Machine) -> Hardware:
+    """The hardware of the running machine, as QEMU tells it."""
+    spec = machine.spec
+    if not (spec.max_memory_bytes or spec.max_cpus):
+        return Hardware(spec.memory_bytes, spec.cpus)  # it has no place to plug anything in
+    base = int(machine.execute("query-memory-size-summary")["base-memory"])
+    dimms = tuple(
+        dict(one["data"]) for one in machine.execute("query-memory-devices") if one["type"] == "dimm"
+    )
+    slots = [one for one in machine.execute("query-hotpluggable-cpus") if "qom-path" in one]
+    plugged = tuple(
+        {"id": Path(one["qom-path"]).name, "driver": one["type"], **one["props"]}
+        for one in sorted(slots, key=lambda one: str(one["qom-path"]))
+        if one["qom-path"].startswith("/machine/peripheral/")
+    )
+    return Hardware(base, len(slots) - len(plugged), dimms, plugged)
+
+
+def keep(machine: Machine, tag: str) -> None:
+    """Keep the machine's hardware beside a snapshot of its memory."""
+    records.write(_path(machine.folder, tag), of(machine)._asdict())
+
+
+def kept(folder: Path, tag: str) -> Hardware | None:
+    """What was kept for a snapshot; None where nothing was, as for those of an older vmm."""
+    try:
+        told = records.read(_path(folder, tag))
+    except FileNotFoundError:
+        return None
+    return Hardware(told["memory_bytes"], told["cpus"], tuple(told["dimms"]), tuple(told["plugged_cpus"]))
+
+
+def fits(machine: Machine, tag: str) -> bool:
+    """Whether the running machine's hardware is still that of the snapshot."""
+    return kept(machine.folder, tag) in (None, of(machine))
+
+
+def drop(machine: Machine, tag: str) -> None:
+    """Forget what was kept for a snapshot."""
+    _path(machine.folder, tag).unlink(missing_ok=True)
+
+
+def plug_again(machine: Machine, hardware: Hardware) -> None:
+    """Plug into a machine whose processors stand still what its predecessor had got while it ran."""
+    for dimm in hardware.dimms:
+        backend = Path(dimm["memdev"]).name
+        machine.execute("object-add", {"qom-type": "memory-backend-ram", "id": backend, "size": dimm["size"]})
+        place = {key: dimm[key] for key in ("addr", "slot", "node")}
+        machine.execute("device_add", {"driver": "pc-dimm", "id": dimm["id"], "memdev": backend, **place})
+    for cpu in hardware.plugged_cpus:
+        machine.execute("device_add", cpu)
+
+
+def _path(folder: Path, tag: str) -> Path:
+    return folder / f"hardware-{tag}.json"
