@@ -63,8 +63,8 @@ class QemuDriver:
         self._accounted = not (dies_with_us and self.spec.ephemeral)
         who = confine.confinement(self._needs(), accel == "kvm")
         self._lay_out(who)
-        if how and how.memory_file and not how.memory_private:
-            who.give(Path(how.memory_file))
+        if how and how.memory_file:
+            who.give(Path(how.memory_file))  # of a template too: it may have been frozen by a QEMU of root's
         names = [name for name in self._sockets()]
         listeners = process.listen(self.run, names)
         joined = networking.Joined(self.spec)
