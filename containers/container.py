@@ -312,11 +312,13 @@ class Container:
 
         return detached.wait(self, timeout_s)
 
-    def logs(self, follow: bool, tail: int | None, timestamps: bool, out_fd: int) -> None:
-        """Write what it said to `out_fd`; with `follow` until its end."""
+    def logs(
+        self, follow: bool, tail: int | None, timestamps: bool, out_fd: int, since_unix_s: float = 0
+    ) -> None:
+        """Write what it said to `out_fd`, from that moment on; with `follow` until its end."""
         from containers import detached
 
-        detached.print_logs(self, follow, tail, timestamps, out_fd)
+        detached.print_logs(self, follow, tail, timestamps, out_fd, since_unix_s)
 
     def remove(self) -> None:
         """Remove the writable layer, the logs and every trace outside; the folder itself is the caller's.
@@ -331,10 +333,10 @@ class Container:
             detached.settle(self)
         with runtime.held(self.run_dir):
             self.clean()
-            self._remove_layer()
-            for path in (*self.folder.glob("log*"), self.folder / "userns"):
-                path.unlink(missing_ok=True)
             runtime.forget(self.run_dir)
+        self._remove_layer()
+        for path in (*self.folder.glob("log*"), self.folder / "userns"):
+            path.unlink(missing_ok=True)
 
     def _remove_layer(self) -> None:
         paths = [str(self.folder / name) for name in ("upper", "work")]

@@ -236,11 +236,15 @@ def _command_pid(init: int) -> int:
     return init
 
 
-def print_logs(container: Container, follow: bool, tail: int | None, timestamps: bool, out_fd: int) -> None:
+def print_logs(
+    container: Container, follow: bool, tail: int | None, timestamps: bool, out_fd: int, since_unix_s: float
+) -> None:
     """Write the log to `out_fd`; with `follow` until the container ended."""
     reader = logs.Reader(container.folder / "log")
     try:
-        found = reader.records() if tail is None else iter(logs.tail(reader.records(), tail))
+        found = logs.since(reader.records(), since_unix_s) if since_unix_s else reader.records()
+        if tail is not None:
+            found = iter(logs.tail(found, tail))
         _write(out_fd, found, timestamps)
         if follow:
             _follow(container, reader, timestamps, out_fd)

@@ -7,14 +7,13 @@ import errno
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from containers import init, privileges, rootfs
 from containers.mounts import describe
 from containers.plan import Plan
 from host.edges import Edges
-from host.errors import Failure, HostUnfit, NotFound
+from host.errors import Failure, NotFound
 from host.linux import syscalls as sc
 from host.linux.cgroup import Cgroup, Limits
 
@@ -121,7 +120,10 @@ def _prepare(pid: int, launch: Launch, gate: int, before_go: Callable[[int], Non
         launch.cgroup.create(launch.limits, launch.devices)
     if launch.cgroup.layout.version == 2:
         launch.cgroup.add(pid)
-    _limit_process(pid, launch)
+    if launch.ulimits or launch.oom_score_adj is not None:
+        from containers import ulimits
+
+        ulimits.impose(pid, launch.ulimits, launch.oom_score_adj)
     before_go(pid)
 
 
@@ -267,24 +269,6 @@ def _open_gate(gate: int) -> None:
         os.write(gate, init.GO)
     except BrokenPipeError:
         pass  # the child ended before its gate: its report says why
-
-
-def _limit_process(pid: int, launch: Launch) -> None:
-    for name, soft, hard in launch.ulimits:
-        import resource
-
-        resource.prlimit(pid, getattr(resource, f"RLIMIT_{name.upper()}"), (soft, hard))
-    if launch.oom_score_adj is not None:
-        _adjust_oom_score(pid, launch.oom_score_adj)
-
-
-def _adjust_oom_score(pid: int, score: int) -> None:
-    try:
-        Path(f"/proc/{pid}/oom_score_adj").write_text(str(score))
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        hint = "a score below one's own takes CAP_SYS_RESOURCE; a higher one takes no right"
-        raise HostUnfit("cannot set the OOM score to", str(score), why, hint) from None
 
 
 def _expect_success(plan: Plan, report: int) -> None:

@@ -166,6 +166,11 @@ def lines(records: Iterator[Record], timestamps: bool) -> Iterator[bytes]:
             open_line[record.stream] = not line.endswith(b"\n")
 
 
+def since(records: Iterator[Record], unix_s: float) -> Iterator[Record]:
+    """The records of that moment and later."""
+    return (record for record in records if record.unix_ns >= unix_s * 1e9)
+
+
 def tail(records: Iterator[Record], count: int) -> list[Record]:
     """The records that hold the last `count` lines, the first one cut to fit."""
     last: deque[Record] = deque(maxlen=max(count, 0) or 1)

@@ -31,6 +31,7 @@ HELPER = -2  # the slot of the helper, which no path inside leads to
 ROOT = -3  # the slot of a root that the parent mounted
 _HARDENED = sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC
 _ATTRIBUTES = {"nosuid": 2, "nodev": 4, "noexec": 8, "ro": 1}
+_SPREAD = {"private": sc.MS_PRIVATE, "slave": sc.MS_SLAVE, "shared": sc.MS_SHARED}
 _FLAG_WORDS = ((1, "ro"), (2, "nosuid"), (4, "nodev"), (8, "noexec"), (1 << 24, "strictatime"))
 
 
@@ -79,13 +80,13 @@ def _rule(device: Device) -> str:
 
 def root(spec: ContainerSpec, host: Host) -> list[Op]:
     """The operations that need the host in sight: private mounts, copies of what comes in, the new root."""
-    ops = [Op("mount", (None, "/", None, sc.MS_REC | sc.MS_SLAVE, None))]
+    # What comes in is picked up first: a mount that shall spread is one of the host's group only until then.
+    ops = [*_trees(spec, host), Op("mount", (None, "/", None, sc.MS_REC | sc.MS_SLAVE, None))]
     if host.own_user and not host.rootless:
         # Shifted ids cannot search the home's directories: the parent hands the root over, and any place
         # will do.
         ops.append(Op("take_root", ("/proc",)))
-        return [*_trees(spec, host), *ops, Op("pivot", ("/proc",))]
-    ops += _trees(spec, host)
+        return [*ops, Op("pivot", ("/proc",))]
     # Over the folder itself: nobody but this namespace sees it, and it saves a directory on disk.
     options = overlay_options(spec, host)
     if len(options) < _PAGE_BYTES:
@@ -100,7 +101,7 @@ def _trees(spec: ContainerSpec, host: Host) -> list[Op]:
     ops = [_tree(slot, mount) for slot, mount in enumerate(_binds(spec, host))]
     if host.helper:
         attributes = sc.MOUNT_ATTR_RDONLY | sc.MOUNT_ATTR_NOSUID
-        ops.append(Op("tree", (HELPER, host.helper, attributes)))
+        ops.append(Op("tree", (HELPER, host.helper, attributes, sc.MS_PRIVATE)))
     return ops
 
 
@@ -146,7 +147,7 @@ def _tree(slot: int, mount: Mount) -> Op:
         attributes |= sc.MOUNT_ATTR_NODEV
     if mount.read_only:
         attributes |= sc.MOUNT_ATTR_RDONLY
-    return Op("tree", (slot, mount.source, attributes))
+    return Op("tree", (slot, mount.source, attributes, _SPREAD[mount.propagation]))
 
 
 def inside(spec: ContainerSpec, host: Host) -> list[Op]:
@@ -262,7 +263,9 @@ def describe(op: Op) -> str:
         case "mount":
             return _describe_mount(*op.args)  # type: ignore[arg-type]
         case "tree":
-            return f"mount --rbind {_quoted(words[1])} $TMP/{words[0]} && mount -o remount,bind,{_flags(op)}"
+            spread = next(word for word, flag in _SPREAD.items() if flag == op.args[3])
+            bind = f"mount --rbind --make-r{spread} {_quoted(words[1])} $TMP/{words[0]}"
+            return f"{bind} && mount -o remount,bind,{_flags(op)} $TMP/{words[0]}"
         case "place":
             return f"mount --move $TMP/{words[0]} {_quoted(words[1])}  # {words[2]}"
         case "pivot":

@@ -80,10 +80,10 @@ def _touch(path: bytes) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644))
 
 
-def _tree(slot: int, source: bytes, attributes: int) -> None:
+def _tree(slot: int, source: bytes, attributes: int, spread: int) -> None:
     flags = sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC | sc.AT_RECURSIVE
     fd = sc.open_tree(sc.AT_FDCWD, source, flags)
-    sc.mount_setattr(fd, b"", sc.AT_EMPTY_PATH | sc.AT_RECURSIVE, attributes)
+    sc.mount_setattr(fd, b"", sc.AT_EMPTY_PATH | sc.AT_RECURSIVE, attributes, spread=spread)
     _trees[slot] = fd
 
 

@@ -173,6 +173,7 @@ def check(spec: ContainerSpec) -> None:
     _check_words(spec)
     _check_limits(spec)
     _check_score(spec)
+    _check_sysctls(spec)
     _check_paths(spec)
 
 
@@ -201,6 +202,25 @@ def _check_limits(spec: ContainerSpec) -> None:
 def _check_score(spec: ContainerSpec) -> None:
     if spec.oom_score_adj is not None and not -1000 <= spec.oom_score_adj <= 1000:
         raise Usage("cannot set the OOM score", str(spec.oom_score_adj), "it goes from -1000 to 1000")
+
+
+# sysctl -> the namespace that has it for itself (ipc_namespaces(7), uts_namespaces(7), network_namespaces(7))
+_IPC_SYSCTLS = ("fs.mqueue.", "kernel.msg", "kernel.sem", "kernel.shm")
+_UTS_SYSCTLS = ("kernel.hostname", "kernel.domainname")
+
+
+def _check_sysctls(spec: ContainerSpec) -> None:
+    """Any other setting is the whole host's, and so is one of a namespace that it shares."""
+    for name, _ in spec.sysctls:
+        if name.startswith("net."):
+            own = spec.network != "host" and not spec.network.startswith("/")
+        elif name.startswith(_IPC_SYSCTLS):
+            own = spec.ipc_namespace == "private"
+        else:
+            own = name in _UTS_SYSCTLS and spec.uts_namespace == "private"
+        if not own or ".." in name or "/" in name:
+            why = "it is not of a namespace of the container's own: it would change the host"
+            raise Usage("cannot set the sysctl", name, why, "sysctl on the host, if that is what you want")
 
 
 def _check_paths(spec: ContainerSpec) -> None:

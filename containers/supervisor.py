@@ -249,7 +249,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.set_inheritable(int(argv[3]), False)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # four descriptors a container
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # up to four descriptors each
     Supervisor(home, base).run()
     os.close(int(argv[3]))
     while _left_over(base):

@@ -15,7 +15,7 @@ from containers.spec import (
     Health,
     Mount,
 )
-from host.errors import NotFound, Usage, WrongState
+from host.errors import HostUnfit, NotFound, Usage, WrongState
 from host.linux.cgroup import Limits
 from instances import names
 from instances.command import argv_of, environment
@@ -132,11 +132,30 @@ def mounts(request: RunRequest, config: ImageConfig) -> tuple[Mount, ...]:
             raise NotFound("nothing to mount at", volume.source, hint=hint)
         source = str(volumes.data_dir(volume.source)) if named else volume.source
         kind = "volume" if named else "bind"
-        made.append(Mount(kind, volume.target, source, volume.read_only, own=volume.chown))
+        if volume.propagation == "shared":
+            _must_be_shared(source)
+        mount = Mount(kind, volume.target, source, volume.read_only, own=volume.chown)
+        made.append(mount._replace(propagation=volume.propagation))
     for text in request.tmpfs:
         target, _, options = text.partition(":")
         made.append(Mount("tmpfs", target, options=tuple(filter(None, options.split(",")))))
     return tuple(made)
+
+
+def _must_be_shared(path: str) -> None:
+    """Raise HostUnfit where mounts below `path` would not reach the host: /proc/self/mountinfo tells."""
+    best, shared = "", False
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            left = line.partition(" - ")[0].split()
+            where = left[4].encode().decode("unicode_escape") if "\\" in left[4] else left[4]
+            if os.path.join(os.path.realpath(path), "").startswith(os.path.join(where, "")) and (
+                len(where) >= len(best)
+            ):
+                best, shared = where, any(word.startswith("shared:") for word in left[6:])
+    if not shared:
+        hint = f"mount --bind {path} {path} && mount --make-shared {path}, or leave rshared out"
+        raise HostUnfit("cannot spread mounts from", path, f"{best} is not a shared mount", hint)
 
 
 def _device(text: str) -> Device:

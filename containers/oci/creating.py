@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 import signal
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from containers import privileges, users
-from containers.oci import child, effects, filters, groups, hooks, limits, mounting, rights, states
+from containers import privileges
+from containers.oci import (
+    child,
+    effects,
+    filters,
+    groups,
+    hooks,
+    limits,
+    mounting,
+    namespaces,
+    processes,
+    rights,
+    states,
+)
 from containers.oci.bundle import Bundle, Config, check_process
 from containers.oci.states import State
-from host.errors import BadData, Failure, HostUnfit, NotFound, Unsupported
+from host.errors import BadData, Failure, HostUnfit, Unsupported
+from host.linux import cgroup
 from host.linux import syscalls as sc
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# namespace type -> (its file in /proc/PID/ns, the flag of clone(2)); user first, since it gives the
-# rights to join
-KINDS = {
-    "user": ("user", sc.CLONE_NEWUSER),
-    "cgroup": ("cgroup", sc.CLONE_NEWCGROUP),
-    "ipc": ("ipc", sc.CLONE_NEWIPC),
-    "uts": ("uts", sc.CLONE_NEWUTS),
-    "network": ("net", sc.CLONE_NEWNET),
-    "pid": ("pid", sc.CLONE_NEWPID),
-    "mount": ("mnt", sc.CLONE_NEWNS),
-    "time": ("time", sc.CLONE_NEWTIME),
-}
 CACHE = "filters"
 
 
@@ -77,23 +75,23 @@ def _born(state: State, options: Options, opened: list[int]) -> State:
         raise BadData("cannot create", state.id, "the bundle names no process")
     _refuse(bundle, process, options)
     group = state.group()
-    existed = any(os.path.isdir(path) and groups.pids_below(path) for _, path in group.directories())
+    existed = any(os.path.isdir(path) and cgroup.pids_below(path) for _, path in group.directories())
     if existed:
         options.warn(f"the cgroup {state.cgroup} is in use already")
     pipes = _pipes(opened)
     plan = _child(state, options, group, pipes, opened)
-    pid = _clone(bundle, plan)
+    pid = namespaces.clone(bundle, plan)
     # The child has its own copies; ours would keep it from seeing that we are gone, and us from seeing
     # its end.
     for fd in (pipes.gate_read, pipes.report_write):
         opened.remove(fd)
         os.close(fd)
     try:
-        _map_users(bundle, pid)
+        namespaces.map_users(bundle, pid)
         group.create()
         _limit(bundle, group)
         group.add(pid, memory=False)
-        limit_process(process, pid)
+        processes.limit_process(process, pid)
         return _brought_up(state._replace(pid=pid, started_ticks=states.ticks(pid)), options, group, pipes)
     except BaseException:
         put_down(pid)
@@ -164,10 +162,10 @@ def _child(
     start, report = _start_fifos(state, opened)
     pairs = group.directories() if group.version == 1 else []
     ops = mounting.operations(bundle, pairs, own_user) + mounting.devices(bundle, own_user)
-    env = environment(process, bundle.rootfs)
+    env = processes.environment(process, bundle.rootfs)
     personality = linux.get("personality")
     return child.Child(
-        joins=_joins(spaces, opened),
+        joins=namespaces.joins(spaces, opened),
         own_user=own_user and not spaces.get("user"),
         own_cgroup="cgroup" in spaces and not spaces["cgroup"],
         memory_apart=group.version == 1,
@@ -182,15 +180,15 @@ def _child(
         hidden=effects.compiled(mounting.hidden(bundle)),
         read_only_root=bool(bundle.part("root").get("readonly")),
         loopback="network" in spaces and not spaces["network"],
-        terminal=console(options.console_socket, opened) if process.get("terminal") else -1,
-        window=window(process),
+        terminal=processes.console(options.console_socket, opened) if process.get("terminal") else -1,
+        window=processes.window(process),
         rights=wanted,
         last_capability=privileges.last_capability(),
-        personality=_personality(personality) if personality else -1,
+        personality=processes.personality(personality) if personality else -1,
         cwd=os.fsencode(process["cwd"]),
         start_hooks=tuple(_encoded(hook) for hook in hooks.listed(bundle, "startContainer")),
         state=states.encoded(state.document("created")),
-        candidates=tuple(map(os.fsencode, candidates(process, env))),
+        candidates=tuple(map(os.fsencode, processes.candidates(process, env))),
         argv=sc.Words([os.fsencode(word) for word in process["args"]]),
         env=sc.Words([os.fsencode(word) for word in env]),
         foreign=(pipes.gate_write, pipes.report_read),
@@ -214,50 +212,6 @@ def _start_fifos(state: State, opened: list[int]) -> tuple[int, int]:
     os.close(both)
     opened += [start, report]
     return start, report
-
-
-def environment(process: Config, rootfs: str) -> tuple[str, ...]:
-    """process.env with HOME of the image's own passwd where it says none."""
-    env = tuple(process.get("env") or ())
-    if any(word.startswith("HOME=") for word in env):
-        return env
-    uid = str((process.get("user") or {}).get("uid", 0))
-    return (*env, f"HOME={users.resolve(uid, (rootfs,)).home}")
-
-
-def candidates(process: Config, env: tuple[str, ...]) -> tuple[str, ...]:
-    """The absolute paths at which the program may be: execvp's search, done before the root changes."""
-    program = process["args"][0]
-    path = next((word[5:] for word in env if word.startswith("PATH=")), DEFAULT_PATH)
-    folders = [""] if "/" in program else path.split(":")
-    return tuple(os.path.join(process["cwd"], folder, program) for folder in folders)
-
-
-def _joins(spaces: dict[str, Any], opened: list[int]) -> tuple[tuple[int, int], ...]:
-    """Descriptors of the namespaces to join, of the type that the bundle says they are; pid is joined by
-    the parent.
-    """
-    found = []
-    for kind, (file, flag) in KINDS.items():
-        path = spaces.get(kind)
-        if not path:
-            continue
-        fd = _open_namespace(kind, file, path)
-        opened.append(fd)
-        found.append((fd, flag))
-    return tuple(found)
-
-
-def _open_namespace(kind: str, file: str, path: str) -> int:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise NotFound(f"cannot join the {kind} namespace", path, os.strerror(error.errno or 0)) from None
-    told = os.readlink(f"/proc/self/fd/{fd}")
-    if not told.startswith(f"{file}:["):
-        os.close(fd)
-        raise BadData(f"cannot join the {kind} namespace", path, f"it is {told}")
-    return fd
 
 
 def _container_hooks(state: State) -> Callable[[], None] | None:
@@ -291,104 +245,10 @@ def _sysctls(linux: Config, spaces: dict[str, Any]) -> tuple[tuple[bytes, bytes]
     return tuple(found)
 
 
-def console(path: str, opened: list[int]) -> int:
-    if not path:
-        return -1
-    socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-    try:
-        socket.connect(path)
-    except OSError as error:
-        socket.close()
-        raise Failure("cannot reach the console socket", path, os.strerror(error.errno or 0)) from None
-    fd: int = socket.detach()
-    opened.append(fd)
-    return fd
-
-
-def window(process: Config) -> bytes:
-    size = process.get("consoleSize")
-    return struct.pack("HHHH", size["height"], size["width"], 0, 0) if size else b""
-
-
-def _personality(wanted: Config) -> int:
-    known = {"LINUX": 0, "LINUX32": 8}
-    if wanted.get("domain") not in known or wanted.get("flags"):
-        raise BadData(
-            "cannot set the personality", str(wanted.get("domain")), "LINUX or LINUX32, without flags"
-        )
-    return known[wanted["domain"]]
-
-
 def _encoded(hook: Config) -> tuple[bytes, sc.Words, sc.Words]:
     argv = [os.fsencode(word) for word in hook.get("args") or [hook["path"]]]
     env = [os.fsencode(word) for word in hook.get("env") or ()]
     return os.fsencode(hook["path"]), sc.Words(argv), sc.Words(env)
-
-
-def _clone(bundle: Bundle, plan: child.Child) -> int:
-    """The child's pid. A pid namespace that is joined, and a time namespace, are entered by the next child
-    only.
-    """
-    flags, restore = 0, -1
-    for one in bundle.part("linux", "namespaces"):
-        if one["type"] not in KINDS:
-            raise Unsupported("cannot make the namespace", one["type"], "not known here")
-        if not one.get("path") and one["type"] not in ("cgroup", "time"):
-            flags |= KINDS[one["type"]][1]
-        if one["type"] == "time" and not one.get("path"):
-            sc.unshare(sc.CLONE_NEWTIME)
-            _time_offsets(bundle)
-    joined = [fd for fd, flag in plan.joins if flag == sc.CLONE_NEWPID]
-    try:
-        if joined:
-            restore = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-            sc.setns(joined[0], sc.CLONE_NEWPID)
-        others = tuple(pair for pair in plan.joins if pair[1] != sc.CLONE_NEWPID)
-        pid = sc.clone3(flags, signal.SIGCHLD)
-        if pid == 0:
-            child.main(plan._replace(joins=others))
-    except OSError as error:
-        raise Failure("cannot make the namespaces", "", os.strerror(error.errno or 0)) from None
-    finally:
-        if restore >= 0:
-            sc.setns(restore, sc.CLONE_NEWPID)
-            os.close(restore)
-    return pid
-
-
-def _time_offsets(bundle: Bundle) -> None:
-    """time_namespaces(7): written before the first process is in."""
-    for clock, one in (bundle.part("linux", "timeOffsets") or {}).items():
-        with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
-            file.write(f"{clock} {one.get('secs', 0)} {one.get('nanosecs', 0)}\n")
-
-
-def _map_users(bundle: Bundle, pid: int) -> None:
-    """Write the id maps of a new user namespace; newuidmap(1) does it where we are not root."""
-    spaces = {one["type"]: one.get("path") for one in bundle.part("linux", "namespaces")}
-    if "user" not in spaces or spaces["user"]:
-        return
-    for file, key in (("uid_map", "uidMappings"), ("gid_map", "gidMappings")):
-        lines = [
-            f"{one['containerID']} {one['hostID']} {one['size']}" for one in bundle.part("linux", key) or ()
-        ]
-        if not lines:
-            raise BadData("cannot make the user namespace", key, "it is empty")
-        if os.geteuid() == 0:
-            _write(f"/proc/{pid}/{file}", "\n".join(lines))
-        else:
-            from host import commands
-
-            program = "new" + file.replace("_", "")
-            commands.run([program, str(pid), *" ".join(lines).split()], "cannot map users", timeout_s=10)
-
-
-def _write(path: str, value: str) -> None:
-    try:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(value)
-    except OSError as error:
-        raise Failure("cannot write", path, f"{os.strerror(error.errno or 0)}: {value!r}") from None
 
 
 def _limit(bundle: Bundle, group: groups.Group) -> None:
@@ -399,25 +259,6 @@ def _limit(bundle: Bundle, group: groups.Group) -> None:
     else:
         limits.filter_devices_v2(group, rules)
     group.apply(limits.values(group.version, resources))
-
-
-def limit_process(process: Config, pid: int) -> None:
-    import resource
-
-    for one in process.get("rlimits") or ():
-        number = getattr(resource, one["type"], None)
-        if number is None:
-            raise BadData("cannot set the limit", one["type"], "no such limit")
-        try:
-            resource.prlimit(pid, number, (_signed(one["soft"]), _signed(one["hard"])))
-        except (OSError, ValueError) as error:
-            raise Failure("cannot set the limit", one["type"], str(error)) from None
-    if process.get("oomScoreAdj") is not None:
-        _write(f"/proc/{pid}/oom_score_adj", str(process["oomScoreAdj"]))
-
-
-def _signed(value: int) -> int:
-    return -1 if value >= 1 << 63 else value  # RLIM_INFINITY
 
 
 def _brought_up(state: State, options: Options, group: groups.Group, pipes: Pipes) -> State:

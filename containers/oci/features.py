@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from containers import capabilities
-from containers.oci import bundle, creating, filters, hooks, mounting
+from containers.oci import bundle, filters, hooks, mounting, namespaces
 
 
 def document() -> dict[str, Any]:
@@ -16,7 +16,7 @@ def document() -> dict[str, Any]:
         "hooks": list(hooks.NAMES),
         "mountOptions": sorted({*mounting.OPTIONS, *mounting.RECURSIVE}),
         "linux": {
-            "namespaces": sorted(creating.KINDS),
+            "namespaces": sorted(namespaces.KINDS),
             "capabilities": [f"CAP_{name}" for name in capabilities.NAMES],
             "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": False},
             "seccomp": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import time
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 from containers.oci.bundle import Config
 from host.errors import BadData, DeadlinePassed, HostUnfit, from_os_error
+from host.linux import cgroup, cgroup_v1, cgroup_v2
 
 
 class Hierarchy(NamedTuple):
@@ -96,7 +96,7 @@ class Group:
             made = mountpoint
             for part in self.path.strip("/").split("/"):
                 if self.version == 2:
-                    _delegate(made)
+                    cgroup_v2.enable_controllers(made)
                 made = f"{made}/{part}"
                 _mkdir(made)
 
@@ -108,7 +108,7 @@ class Group:
             if directory is None:
                 raise HostUnfit(what, self.path, f"this host has no cgroup controller {one.controller}")
             try:
-                _write(f"{directory}/{one.file}", one.value)
+                cgroup.write(f"{directory}/{one.file}", one.value)
             except FileNotFoundError:
                 raise HostUnfit(what, directory, "this kernel has no such control") from None
             except OSError as error:
@@ -119,13 +119,13 @@ class Group:
         for name, path in self.directories():
             is_memory = self.version == 1 and "memory" in name.split(",")
             if memory is None or is_memory == memory:
-                _write(f"{path}/cgroup.procs", str(pid))
+                cgroup.write(f"{path}/cgroup.procs", str(pid))
 
     def pids(self) -> list[int]:
         """The processes of the group and of the groups below it."""
         for _, path in self.directories():
             if os.path.isdir(path):
-                return pids_below(path)
+                return cgroup.pids_below(path)
         return []
 
     def _freezer(self) -> tuple[str, str, str]:
@@ -151,7 +151,7 @@ class Group:
         words = (state if frozen else "THAWED") if self.version == 1 else str(int(frozen))
         until = time.monotonic() + deadline_s
         while True:
-            _write(f"{directory}/{file}", words)  # v1: again, for what was forked meanwhile
+            cgroup.write(f"{directory}/{file}", words)  # v1: again, for what was forked meanwhile
             if self.frozen() == frozen:
                 return
             if time.monotonic() > until:
@@ -170,7 +170,7 @@ class Group:
         """Kill what is left, and remove the group's directories with those below."""
         until = time.monotonic() + deadline_s
         for _, path in self.directories():
-            while not _removed(path):
+            while not cgroup.removed(path):
                 if self.frozen():
                     self.freeze(False)
                 self.kill()
@@ -186,56 +186,6 @@ def _mkdir(path: str) -> None:
         return
     except OSError as error:
         raise from_os_error("cannot make the cgroup", error, path) from None
-    parent = os.path.dirname(path)
-    for file in ("cpuset.cpus", "cpuset.mems"):  # an empty v1 cpuset takes no process (cpusets.rst)
-        if os.path.exists(f"{path}/{file}") and os.path.exists(f"{parent}/{file}"):
-            with open(f"{parent}/{file}", encoding="ascii") as opened:
-                inherited = opened.read().strip()
-            with open(f"{path}/{file}", encoding="ascii") as opened:
-                empty = not opened.read().strip()
-            if empty and inherited and not os.path.exists(f"{path}/cgroup.controllers"):
-                _write(f"{path}/{file}", inherited)
-
-
-def _delegate(path: str) -> None:
-    with open(f"{path}/cgroup.controllers", encoding="ascii") as opened:
-        for name in opened.read().split():
-            try:
-                _write(f"{path}/cgroup.subtree_control", f"+{name}")
-            except OSError:
-                pass  # told by the limit that cannot be set
-
-
-def _write(path: str, value: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, value.encode())
-    finally:
-        os.close(fd)
-
-
-def pids_below(path: str) -> list[int]:
-    """The processes of the group at `path` and of those below it."""
-    found = []
-    for folder, _, _ in os.walk(path):
-        try:
-            with open(f"{folder}/cgroup.procs", encoding="ascii") as opened:
-                found += [int(line) for line in opened]
-        except OSError:
-            continue
-    return found
-
-
-def _removed(path: str) -> bool:
-    try:
-        for folder, names, _ in os.walk(path, topdown=False):
-            for name in names:
-                os.rmdir(f"{folder}/{name}")
-        os.rmdir(path)
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
-            return False
-        raise
-    return True
+    places = (f"{path}/cpuset.mems", f"{os.path.dirname(path)}/cpuset.mems")
+    if all(map(os.path.exists, places)) and not os.path.exists(f"{path}/cgroup.controllers"):
+        cgroup_v1.inherit_cpuset(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from containers import executing, privileges
-from containers.oci import child, creating, effects, filters, rights
+from containers.oci import child, creating, effects, filters, processes, rights
 from containers.oci.bundle import Config, check_process
 from containers.oci.states import State
 from host.errors import BadData, Failure, WrongState
@@ -91,7 +91,7 @@ def _started(state: State, process: Config, asked: Joining, cache: str, opened: 
         os.close(fd)
     try:
         state.group().add(pid)
-        creating.limit_process(process, pid)
+        processes.limit_process(process, pid)
         os.write(pipes.gate_write, child.GO)
         said = os.read(pipes.report_read, 4096)
         if said:
@@ -114,17 +114,17 @@ def _joiner(
     profile = state.bundle.part("linux", "seccomp") or {}
     held = None if _other(state.pid, "user") else rights.ours()
     wanted, _ = rights.of_process(process, filters.program(profile, cache), held)
-    env = creating.environment(process, f"/proc/{state.pid}/root")
-    console = creating.console(asked.console_socket, opened) if process.get("terminal") else -1
+    env = processes.environment(process, f"/proc/{state.pid}/root")
+    console = processes.console(asked.console_socket, opened) if process.get("terminal") else -1
     return Joiner(
         namespaces=namespaces,
         own_user=_other(state.pid, "user"),
         terminal=console,
-        window=creating.window(process),
+        window=processes.window(process),
         rights=wanted,
         last_capability=privileges.last_capability(),
         cwd=os.fsencode(process["cwd"]),
-        candidates=tuple(map(os.fsencode, creating.candidates(process, env))),
+        candidates=tuple(map(os.fsencode, processes.candidates(process, env))),
         argv=sc.Words([os.fsencode(word) for word in process["args"]]),
         env=sc.Words([os.fsencode(word) for word in env]),
         gate=pipes.gate_read,

@@ -69,9 +69,9 @@ DEFAULT_CONTROLLERS = ("pids", "devices", "freezer", "cpuacct", "memory")
 
 def layout() -> Layout:
     """Find this process's hierarchies and where it may create; reads /proc/self/{mountinfo,cgroup} only."""
-    v1, v2 = _mounts(_read("/proc/self/mountinfo"))
+    v1, v2 = _mounts(read("/proc/self/mountinfo"))
     # Root creates at the top of each hierarchy and need not know where it is itself.
-    own = {} if os.geteuid() == 0 else _own_paths(_read("/proc/self/cgroup"))
+    own = {} if os.geteuid() == 0 else _own_paths(read("/proc/self/cgroup"))
     unified = _unified(v2, own.get("", "/")) if v2 else None
     if unified and {"memory", "pids"} & set(unified.bases):
         return unified
@@ -118,7 +118,7 @@ def _unified(mountpoint: str, own: str) -> Layout:
     base = _creatable(mountpoint, own)
     if base is None:
         return Layout(2, {}, "no cgroup is delegated to this user")
-    names = _read(f"{base}/cgroup.controllers").split()
+    names = read(f"{base}/cgroup.controllers").split()
     return Layout(2, dict.fromkeys(names, base))
 
 
@@ -233,7 +233,7 @@ class Cgroup:
         for path in missing:
             self._mkdir(path)
             for pid in pids:
-                _write(f"{path}/cgroup.procs", str(pid))
+                write(f"{path}/cgroup.procs", str(pid))
 
     def refuse_missing(self, wanted: list[Setting]) -> None:
         """Raise HostUnfit for an asked setting whose controller is not ours; note the defaults left out."""
@@ -253,19 +253,23 @@ class Cgroup:
             self._mkdir_parent(parent)
             os.mkdir(path)
         if self._is_cpuset(parent):
-            _inherit_cpuset(path)
+            from host.linux import cgroup_v1
+
+            cgroup_v1.inherit_cpuset(path)
 
     def _mkdir_parent(self, parent: str) -> None:
+        from host.linux import cgroup_v1, cgroup_v2
+
         if self.layout.version == 2:
-            _enable_controllers(os.path.dirname(parent))
+            cgroup_v2.enable_controllers(os.path.dirname(parent))
         try:
             os.mkdir(parent)
         except FileExistsError:
             pass
         if self.layout.version == 2:
-            _enable_controllers(parent)
+            cgroup_v2.enable_controllers(parent)
         elif self._is_cpuset(parent):
-            _inherit_cpuset(parent)
+            cgroup_v1.inherit_cpuset(parent)
 
     def _is_cpuset(self, parent: str) -> bool:
         return self.layout.version == 1 and os.path.dirname(parent) == self.layout.bases.get("cpuset")
@@ -277,7 +281,7 @@ class Cgroup:
             if directory is None or one.controller not in self.layout.bases:
                 continue
             try:
-                _write(f"{directory}/{one.file}", one.value)
+                write(f"{directory}/{one.file}", one.value)
             except OSError as error:
                 if one.asked:
                     raise _limit_failed(one, directory, error) from None
@@ -287,7 +291,7 @@ class Cgroup:
         """Move a process in. Memory comes last: what we allocate until then is not the container's."""
         for path in self._memory_last():
             try:
-                _write(f"{path}/cgroup.procs", str(pid))
+                write(f"{path}/cgroup.procs", str(pid))
             except FileNotFoundError:
                 pass  # a controller that this container does not need
 
@@ -332,31 +336,31 @@ class Cgroup:
     def pids(self) -> list[int]:
         """The processes in the group, from the first hierarchy that has it."""
         for path in self.directories():
-            return _tree_pids(path)
+            return pids_below(path)
         return []
 
     def freeze(self, timeout_s: float = 10.0) -> None:
         """Stop every process of the group; raises DeadlinePassed where the kernel has not in `timeout_s`."""
         path, value, reading, state = self._freezer(True)
-        _write(path, value)
+        write(path, value)
         deadline = time.monotonic() + timeout_s
-        while state not in _read(reading):
+        while state not in read(reading):
             if time.monotonic() > deadline:
                 self.thaw()
                 raise DeadlinePassed("cannot pause", self.name, f"not frozen after {timeout_s:g} s")
             time.sleep(0.005)
-            _write(path, value)  # v1: a fork may slip through FREEZING, writing again catches it
+            write(path, value)  # v1: a fork may slip through FREEZING, writing again catches it
 
     def thaw(self) -> None:
         """Let the group run on; harmless where it was not frozen."""
         path, value, _, _ = self._freezer(False)
-        _write(path, value)
+        write(path, value)
 
     def frozen(self) -> bool:
         """Whether the group is frozen or on its way."""
         try:
             _, _, reading, state = self._freezer(True)
-            return state in _read(reading)
+            return state in read(reading)
         except (HostUnfit, OSError):
             return False
 
@@ -373,7 +377,7 @@ class Cgroup:
         """SIGKILL to every process, thawed first: a frozen v1 group does not die (freezer-subsystem.rst)."""
         deadline = time.monotonic() + timeout_s
         while True:
-            pids = {pid for path in self.directories() for pid in _tree_pids(path)}
+            pids = {pid for path in self.directories() for pid in pids_below(path)}
             if not pids:
                 return
             if self.frozen():
@@ -400,7 +404,7 @@ class Cgroup:
         """How many processes of the group the kernel killed for want of memory; 0 where nobody counts."""
         file = "memory.oom_control" if self.layout.version == 1 else "memory.events"
         try:
-            words = _read(f"{self.directory('memory')}/{file}").split()
+            words = read(f"{self.directory('memory')}/{file}").split()
             return int(words[words.index("oom_kill") + 1])
         except (OSError, ValueError):
             return 0
@@ -409,13 +413,14 @@ class Cgroup:
         """Kill what is left in the group and remove it with what was made below it."""
         deadline = time.monotonic() + timeout_s
         for path in self._places():
-            while not _rmdir(path):
+            while not removed(path):
                 if time.monotonic() > deadline:
                     raise DeadlinePassed("cannot remove the cgroup", path, "it still has processes")
                 self.kill(timeout_s)
 
 
-def _rmdir(path: str) -> bool:
+def removed(path: str) -> bool:
+    """Remove a group with those below; False where something is in it still, and it is to be tried again."""
     try:
         os.rmdir(path)
     except FileNotFoundError:
@@ -424,7 +429,7 @@ def _rmdir(path: str) -> bool:
         if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
             raise
         for child in _children(path):
-            _rmdir(child)
+            removed(child)
         return False
     return True
 
@@ -436,27 +441,13 @@ def _children(path: str) -> list[str]:
         return []
 
 
-def _tree_pids(path: str) -> list[int]:
+def pids_below(path: str) -> list[int]:
+    """The processes of the group at `path` and of those below it."""
     try:
-        own = [int(word) for word in _read(f"{path}/cgroup.procs").split()]
+        own = [int(word) for word in read(f"{path}/cgroup.procs").split()]
     except OSError:
         return []
-    return own + [pid for child in _children(path) for pid in _tree_pids(child)]
-
-
-def _inherit_cpuset(path: str) -> None:
-    # An empty v1 cpuset takes no process: ENOSPC (cgroup-v1/cpusets.rst).
-    for file in ("cpuset.cpus", "cpuset.mems"):
-        if not _read(f"{path}/{file}").strip():
-            _write(f"{path}/{file}", _read(f"{os.path.dirname(path)}/{file}").strip())
-
-
-def _enable_controllers(path: str) -> None:
-    for name in _read(f"{path}/cgroup.controllers").split():
-        try:
-            _write(f"{path}/cgroup.subtree_control", f"+{name}")
-        except OSError:
-            pass  # told later, by the limit that cannot be set
+    return own + [pid for child in _children(path) for pid in pids_below(child)]
 
 
 def _limit_failed(one: Setting, directory: str, error: OSError) -> Failure:
@@ -468,7 +459,8 @@ def _limit_failed(one: Setting, directory: str, error: OSError) -> Failure:
     return from_os_error(what, error, directory)
 
 
-def _write(path: str, value: str) -> None:
+def write(path: str, value: str) -> None:
+    """Write a control file, in one write(2): the kernel takes each as one value."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode())
@@ -476,7 +468,8 @@ def _write(path: str, value: str) -> None:
         os.close(fd)
 
 
-def _read(path: str) -> str:
+def read(path: str) -> str:
+    """The text of a control file."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         chunks = []

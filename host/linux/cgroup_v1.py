@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from host.linux.cgroup import DEFAULT_PIDS, Limits, Setting
+from host.linux.cgroup import DEFAULT_PIDS, Limits, Setting, read, write
 
 PERIOD_US = 100_000
 
@@ -93,3 +94,10 @@ def _counter(path: Path, key: str) -> int | None:
         return int(word) if word.isdigit() and int(word) < 1 << 62 else None
     found = [line.split()[-1] for line in text.splitlines() if key in line.split()[:-1]]
     return sum(map(int, found)) if found else None
+
+
+def inherit_cpuset(path: str) -> None:
+    """Give a new group the parent's cpus and nodes: an empty one takes no process, ENOSPC (cpusets.rst)."""
+    for file in ("cpuset.cpus", "cpuset.mems"):
+        if not read(f"{path}/{file}").strip():
+            write(f"{path}/{file}", read(f"{os.path.dirname(path)}/{file}").strip())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
-from host.linux.cgroup import DEFAULT_PIDS, Limits, Setting
+from host.linux.cgroup import DEFAULT_PIDS, PARENT, Limits, Setting, read, write
 
 PERIOD_US = 100_000
 
@@ -106,6 +108,44 @@ def _io_bytes(path: Path) -> dict[str, int]:
     except OSError:
         return {}
     pairs = [word.partition("=") for word in words if "=" in word]
-    read = sum(int(value) for key, _, value in pairs if key == "rbytes")
+    taken = sum(int(value) for key, _, value in pairs if key == "rbytes")
     written = sum(int(value) for key, _, value in pairs if key == "wbytes")
-    return {"io_read_bytes": read, "io_write_bytes": written}
+    return {"io_read_bytes": taken, "io_write_bytes": written}
+
+
+def enable_controllers(path: str) -> None:
+    """Give every controller of the group at `path` to the groups below it."""
+    for name in read(f"{path}/cgroup.controllers").split():
+        try:
+            if not _enabled(path, name):
+                _move_into_leaf(path)
+                _enabled(path, name)
+        except OSError:
+            pass  # told later, by the limit that cannot be set
+
+
+def _enabled(path: str, name: str) -> bool:
+    """Give a controller to the groups below; False where processes of the group's own are in the way."""
+    try:
+        write(f"{path}/cgroup.subtree_control", f"+{name}")
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
+
+
+def _move_into_leaf(path: str) -> None:
+    """Only leaves may have processes (cgroup-v2.rst, No Internal Process Constraint), and a unit that systemd
+    delegated has us in it.
+    """
+    leaf = f"{path}/{PARENT}-callers"
+    try:
+        os.mkdir(leaf)
+    except FileExistsError:
+        pass
+    for pid in read(f"{path}/cgroup.procs").split():
+        try:
+            write(f"{leaf}/cgroup.procs", pid)
+        except ProcessLookupError:
+            pass

@@ -207,10 +207,10 @@ def move_mount(from_fd: int, to_fd: int, to_path: bytes = b"") -> None:
 
 
 def mount_setattr(
-    fd: int, path: bytes, flags: int, attr_set: int, attr_clear: int = 0, userns_fd: int = 0
+    fd: int, path: bytes, flags: int, attr_set: int, attr_clear: int = 0, userns_fd: int = 0, spread: int = 0
 ) -> None:
-    """mount_setattr(2)."""
-    attr = struct.pack("4Q", attr_set, attr_clear, 0, userns_fd)
+    """mount_setattr(2); `spread` is MS_PRIVATE, MS_SLAVE or MS_SHARED."""
+    attr = struct.pack("4Q", attr_set, attr_clear, spread, userns_fd)
     if _mount_setattr(fd, path, flags, attr, len(attr)):
         raise _failed(path)
 

@@ -96,6 +96,7 @@ class Lab:
                 wishes.get("tail"),
                 wishes.get("timestamps", False),
                 output.fileno(),
+                wishes.get("since", 0),
             )
             output.seek(0)
             return output.read().decode(errors="replace")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 
 import leaks
@@ -12,7 +14,7 @@ import pytest
 from capabilities import need
 
 from containers import logs, restarts, runtime
-from containers.spec import Health
+from containers.spec import Health, Mount
 from host import paths, records
 from host.edges import Edges
 from host.errors import DeadlinePassed, WrongState
@@ -408,8 +410,6 @@ def append_often(writer, line):
 
 
 def test_a_full_disk_costs_the_log_lines_not_the_log(tmp_path):
-    import subprocess
-
     need("root")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=True)
     try:
@@ -422,9 +422,45 @@ def test_a_full_disk_costs_the_log_lines_not_the_log(tmp_path):
         (tmp_path / "rest").unlink()
         writer.append(1, b"last\n")
         writer.close()
-        lines = [record.data for record in logs.Reader(path).records()]
+        reader = logs.Reader(path)
+        lines = [record.data for record in reader.records()]
+        reader.close()
         assert lines[0] == b"first\n"
         assert lines[-1] == b"last\n"
         assert set(lines[1:-1]) == {b"y" * 3000 + b"\n"}
     finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_logs_begin_at_a_moment(lab):
+    container = start(lab, "echo early; sleep 0.5; echo late")
+    container.wait(20)
+    stamps = [line.split() for line in lab.logs(container, follow=True, timestamps=True).splitlines()]
+    began = datetime.fromisoformat(stamps[0][0][:26] + "+00:00").timestamp()
+    assert [words[1] for words in stamps] == ["early", "late"]
+    assert lab.logs(container, since=began + 0.2) == "late\n"
+    assert lab.logs(container, since=began + 0.2, tail=5) == "late\n"
+
+
+@pytest.mark.parametrize(("spread", "out", "into"), [("private", 0, 0), ("slave", 0, 1), ("shared", 1, 1)])
+def test_mounts_spread_as_asked_and_by_default_not_at_all(lab, tmp_path, spread, out, into):
+    """mount_namespaces(7): out of the container, and into it."""
+    shared = tmp_path / "shared"
+    for name in ("", "inner", "outer"):
+        (shared / name).mkdir()
+    subprocess.run(["mount", "--bind", shared, shared], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared", shared], check=True)
+        mount = Mount("bind", "/data", str(shared), propagation=spread)
+        script = "mount -t tmpfs x /data/inner; while ! test -e /data/go; do sleep 0.05; done; ls /data/outer"
+        container = start(lab, script, privileged=True, mounts=(mount,))
+        until(lambda: "/data/inner" in Path(f"/proc/{container.pid()}/mounts").read_text(), "its mount")
+        assert os.path.ismount(shared / "inner") == bool(out)
+        subprocess.run(["mount", "-t", "tmpfs", "x", shared / "outer"], check=True)
+        (shared / "outer/seen").touch()
+        (shared / "go").touch()
+        container.wait(20)
+        assert ("seen" in lab.logs(container, follow=True)) == bool(into)
+    finally:
+        for path in (shared / "inner", shared / "outer", shared):
+            subprocess.run(["umount", "-R", path], check=False, capture_output=True)

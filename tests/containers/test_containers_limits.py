@@ -9,7 +9,7 @@ import pytest
 from containers.spec import Mount
 from host import records
 from host.edges import Edges
-from host.errors import Failure, HostUnfit
+from host.errors import Failure, HostUnfit, Usage
 from host.linux.cgroup import Limits
 
 HOG = "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done"
@@ -131,6 +131,15 @@ def test_ulimits_sysctls_shm_tmpfs_and_oom_score(lab):
     assert lines[3] == "500"
     assert lines[4].split()[1] == "2048"
     assert lines[5] == "writable"
+
+
+def test_limits_of_a_process_that_cannot_be_set_are_one_error(lab):
+    with pytest.raises(Usage, match="no such limit 'files'"):
+        lab.shell("true", ulimits=(("files", 1, 1),))
+    for soft, hard in ((9, 5), (1 << 40, 1 << 40)):
+        with pytest.raises(HostUnfit, match="nofile"):
+            lab.shell("true", ulimits=(("nofile", soft, hard),))
+    assert not lab.made[-1].cgroup().directories()
 
 
 def test_a_read_only_root_with_a_writable_volume(lab):

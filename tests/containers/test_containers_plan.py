@@ -88,7 +88,10 @@ def test_the_spec_survives_its_record():
         {"argv": ()}, {"argv": ("",)}, {"argv": ("a\0b",)}, {"hostname": "x" * 65}, {"cwd": "tmp"},
         {"cwd": "/proc/self/fd/7"}, {"mounts": (Mount("bind", "relative", "/x"),)},
         {"mounts": (Mount("bind", "/", "/x"),)}, {"mounts": (Mount("bind", "/proc/sys", "/x"),)},
-        {"limits": Limits(memory_bytes=1)}, {"limits": Limits(cpus=0.0)},
+        {"limits": Limits(memory_bytes=1)}, {"limits": Limits(cpus=0.0)}, {"oom_score_adj": 1001},
+        {"sysctls": (("vm.swappiness", "1"),)}, {"sysctls": (("net.a/../../vm.swappiness", "1"),)},
+        {"sysctls": (("net.ipv4.ip_forward", "1"),), "network": "host"},
+        {"sysctls": (("kernel.msgmax", "1"),), "ipc_namespace": "host"},
     ],
 )  # fmt: skip
 def test_words_that_no_host_could_run_are_refused(wishes):

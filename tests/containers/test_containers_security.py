@@ -539,6 +539,7 @@ def test_the_way_to_the_supervisor_is_a_file_of_the_owner_alone(lab):
     before = Path("/proc/net/unix").read_text()
     container = lab.make("/bin/sleep", "60")
     container.start(Edges())
+    until((container.run_dir.parent / "supervisor.bell").exists, "the supervisor")
     for name in ("supervisor.bell", "c1/stdout", "c1/stderr", "c1/status"):
         assert (container.run_dir.parent / name).stat().st_mode & 0o077 == 0, name
     assert container.run_dir.stat().st_mode & 0o077 == 0

@@ -7,7 +7,6 @@ import pwd
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import textwrap
 from collections.abc import Iterator
@@ -60,7 +59,7 @@ class User:
             "VMM_HOME": str(home / "vmm"),
             "XDG_RUNTIME_DIR": str(home / "run"),
             "VMM_GUEST": str(paths.guest_helper()),
-            "PYTHONPATH": ":".join([str(Path(__file__).parents[2]), sysconfig.get_path("purelib")]),
+            "PYTHONPATH": f"{Path(__file__).parents[2]}:{Path(pytest.__file__).parents[1]}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "ROOTFS": str(rootfs),
         }

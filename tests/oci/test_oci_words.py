@@ -9,30 +9,41 @@ from typing import Any
 import pytest
 from capabilities import need
 
-from containers.oci import bundle, features, filters, groups, lifecycle, limits, main, mounting, template
+from containers.oci import (
+    bundle,
+    features,
+    filters,
+    groups,
+    lifecycle,
+    limits,
+    main,
+    mounting,
+    template,
+)
+from containers.oci.words import parse
 from host.errors import BadData, Failure, Unsupported, Usage
 from host.linux import syscalls as sc
 
 
 def test_command_lines_as_containerd_and_podman_send_them() -> None:
     line = "--root /r --log /l.json --log-format json --systemd-cgroup=false create --bundle /b --pid-file=/p"
-    words = main.parse(f"{line} --console-socket /s --no-new-keyring abc".split())
+    words = parse(f"{line} --console-socket /s --no-new-keyring abc".split())
     assert words.command == "create"
     assert words.rest == ["abc"]
     assert words.flags["--pid-file"] == ["/p"]
     assert words.globals["--log-format"] == ["json"]
     line = "exec --process /p --detach -e A=b -e C=d abc ls -la --root x"
-    words = main.parse(line.split())
+    words = parse(line.split())
     assert words.rest == ["abc", "ls", "-la", "--root", "x"]
     assert words.flags["--env"] == ["A=b", "C=d"]
-    assert main.parse(["delete", "-f", "abc"]).flags == {"--force": [""]}
-    assert main.parse(["kill", "-all", "abc", "9"]).flags == {"--all": [""]}
+    assert parse(["delete", "-f", "abc"]).flags == {"--force": [""]}
+    assert parse(["kill", "-all", "abc", "9"]).flags == {"--all": [""]}
 
 
 @pytest.mark.parametrize("line", ["frobnicate", "create --nothing x", "--root", "create --bundle"])
 def test_unknown_words_are_refused(line: str) -> None:
     with pytest.raises(Usage):
-        main.parse(line.split())
+        parse(line.split())
 
 
 @pytest.mark.parametrize(
