@@ -60,6 +60,7 @@ def facts(row: runs.Row) -> dict[str, Any]:
         "created_unix_s": one.created_unix_s,
         "state": row.state,
         "status": row.status,
+        "health": _health(row),
         "trouble": row.trouble,
         "driver": one.spec.get("driver", "qemu") if one.kind == kinds.MACHINE else "",
         "ports": _ports(one),
@@ -68,9 +69,19 @@ def facts(row: runs.Row) -> dict[str, Any]:
     }
 
 
+def _health(row: runs.Row) -> str:
+    """What the check of a running instance last said; nothing where there is none."""
+    if row.state != "running" or not row.instance.spec.get("health"):
+        return ""
+    return str((kinds.backend(row.instance).inspect()["health"] or {}).get("status", "starting"))
+
+
 def _ports(one: registry.Instance) -> list[str]:
     """Published ports as words; what the kernel chose for port 0 is told by `vmm port`."""
-    return [f"{ip}:{host}->{inside}/{protocol}" for ip, host, inside, protocol in one.spec.get("ports", [])]
+    ports = [tuple(port) for port in one.spec.get("ports", [])]
+    for nic in one.spec.get("nics", ()):  # a machine's
+        ports += [(f["host_ip"], f["host"], f["guest"], f["protocol"]) for f in nic["forwards"] if f["host"]]
+    return [f"{ip}:{host}->{inside}/{protocol}" for ip, host, inside, protocol in ports]
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -109,7 +120,7 @@ def _columns(shown: list[dict[str, Any]], whole: bool) -> str:
             one["image"],
             _command(one["command"], whole),
             table.ago(now - one["created_unix_s"]) + " ago",
-            state_words(one["state"], one["status"]),
+            state_words(one["state"], one["status"], one["health"]),
             ", ".join(one["ports"]),
         ]
         for one in shown
@@ -122,8 +133,8 @@ def _command(words: list[str], whole: bool) -> str:
     return text if whole or len(text) <= 30 else text[:29] + "…"
 
 
-def state_words(state: str, status: int | None) -> str:
-    """`exited (0)`; a status that nobody saw is unknown, never 0."""
+def state_words(state: str, status: int | None, health: str = "") -> str:
+    """`exited (0)`, `running (healthy)`; a status that nobody saw is unknown, never 0."""
     if state != "exited":
-        return state
+        return f"{state} ({health})" if health else state
     return f"exited ({'unknown' if status is None else status})"

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from cli import table
-from host.errors import NotFound, Usage
+from host.errors import NotFound, Unsupported, Usage
 from instances import kinds, registry, runs
 
 
@@ -22,6 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add("-f", "--follow", action="store_true", help="go on as it says more, until it ends")
         add("-n", "--tail", metavar="N", default="all", help="the last N lines only")
         add("-t", "--timestamps", action="store_true", help="when each line was said")
+        add("--since", metavar="TIME", help="what was said in the last 10m, or since 2026-11-21T14:00:00")
     many = "+" if command == "inspect" else None
     add(
         "names" if many else "name",
@@ -87,8 +88,29 @@ def _top(instance: registry.Instance, args: argparse.Namespace) -> int:
 
 def _logs(instance: registry.Instance, args: argparse.Namespace) -> int:
     sys.stdout.flush()
-    kinds.backend(instance).logs(args.follow, _tail(args.tail), args.timestamps, 1)
+    words = (args.follow, _tail(args.tail), args.timestamps, 1)
+    if args.since is None:
+        kinds.backend(instance).logs(*words)
+        return 0
+    if instance.kind == kinds.MACHINE:
+        raise Unsupported("--since is not for a machine", hint="--tail N shows the last lines")
+    kinds.optional(instance, "logs")(*words, since_unix_s=_moment(args.since))
     return 0
+
+
+def _moment(text: str) -> float:
+    """The Unix time of `10m` (ago) or of a date and time, which is local unless it names its zone."""
+    import time
+    from datetime import datetime
+
+    from host.sizes import parse_seconds
+
+    if "-" in text:
+        try:
+            return datetime.fromisoformat(text).timestamp()
+        except ValueError:
+            pass  # told as any other word that is no time
+    return time.time() - parse_seconds(text, "moment")
 
 
 def _tail(text: str) -> int | None:

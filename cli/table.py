@@ -44,6 +44,8 @@ def _field(path: str, fields: dict[str, Any]) -> Any:
     value: Any = fields
     for word in filter(None, path.split(".")):
         key = word if isinstance(value, dict) and word in value else snake(word)
+        if isinstance(value, dict) and key not in value:
+            key = key.removesuffix("s")  # docker's {{.Names}}
         if not isinstance(value, dict) or key not in value:
             known = ", ".join(sorted(fields))
             raise Usage("no field", repr(path), hint=f"there are {known}")
