@@ -133,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv is None:  # we are the whole process
             _end_in_order()
+            _see_sbin()
         return _dispatch(command, words[1:])
     except Terminated as ended:
         return ended.exit_status
@@ -256,6 +257,12 @@ def _traceback() -> None:
 
 def _terminate(number: int, _frame: object) -> None:
     raise Terminated(number)
+
+
+def _see_sbin() -> None:
+    """Debian keeps mke2fs, nft and dnsmasq where an ordinary user's PATH does not look."""
+    have = os.environ.get("PATH", os.defpath).split(":")
+    os.environ["PATH"] = ":".join(have + [one for one in ("/usr/sbin", "/sbin") if one not in have])
 
 
 def _end_in_order() -> None:

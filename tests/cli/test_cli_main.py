@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from capabilities import need
 
 from cli import main as front
 from host.errors import NotFound, Usage
@@ -168,3 +171,13 @@ def test_the_hot_path_loads_little(words: list[str], home: Path) -> None:
         )
     loaded = set(done.stdout.splitlines()[-1].split())
     assert sorted(loaded & set(FORBIDDEN)) == []
+
+
+def test_an_ordinary_users_path_is_enough(home: Path) -> None:
+    """Debian's login gives a user no sbin, where mke2fs is: /etc/login.defs, ENV_PATH."""
+    need("root")  # set-up has put e2fsprogs there
+    env = {**os.environ, "PATH": "/usr/local/bin:/usr/bin:/bin", "VMM_HOME": str(home)}
+    words = [sys.executable, "-m", "cli.main", "doctor", "--json"]
+    told = json.loads(subprocess.run(words, capture_output=True, env=env, check=True).stdout)
+    mke2fs = next(one for one in told["capabilities"] if one["name"] == "mke2fs")
+    assert mke2fs["works"], mke2fs
