@@ -25,7 +25,8 @@ NAMES = {
 class Edges:
     """Stamps of one start, in nanoseconds of CLOCK_MONOTONIC; an edge that was never passed is absent.
 
-    `way` says by which way it went, where there are several. `watcher` is told of each new stamp as it is set, for a process that shows a start while it happens.
+    `way` says by which way it went, where there are several. `watcher` is told of each new stamp as it is
+    set, for a process that shows a start while it happens.
     """
 
     __slots__ = ("stamps_ns", "way")
