@@ -40,18 +40,22 @@ def uses() -> list[Use]:
             allocated_bytes(paths.instances_dir()),
         ),
         Use("volumes", len(found), sum(bool(one.users) for one in found), allocated_bytes(home / "volumes")),
-        _templates(),
+        *_templates(),
         Use("caches", _count(home / "cache"), 0, allocated_bytes(home / "cache")),
     ]
 
 
-def _templates() -> Use:
-    """Frozen machines: their folders and their memory, which lies apart, in a file system in memory."""
+def _templates() -> tuple[Use, Use]:
+    """Frozen machines: their folders, and their memory, in a file system in memory: gone after a reboot."""
     from vmm import templates
 
     home, found = paths.home(), templates.every(paths.home())
-    memory = allocated_bytes(templates.memory_dir(home))
-    return Use("templates", len(found), 0, allocated_bytes(templates.root(home)) + memory)
+    used = sum(bool(templates.standing_on(home, one.name)) for one in found)
+    kept = sum(one.memory.exists() for one in found)
+    return (
+        Use("templates", len(found), used, allocated_bytes(templates.root(home))),
+        Use("their memory (RAM)", kept, used, allocated_bytes(templates.memory_dir(home))),
+    )
 
 
 def _images() -> list[str]:

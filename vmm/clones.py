@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -61,6 +60,7 @@ def boot(
     if template is None:
         return None
     edges.way = edges.way or f"a clone of the template {template.name}"
+    os.utime(template.folder)  # which of them was unused the longest goes first
     disk = Path(spec.disks[0].path)
     pristine = disk.read_bytes() if template.automatic else b""
     _lay_disk(template, disk)
@@ -153,7 +153,7 @@ def _template_for(spec: MachineSpec, accel: str, boot_timeout_s: float, edges: E
 def _made(
     home: Path, spec: MachineSpec, accel: str, key: str, disk: Path, boot_timeout_s: float, edges: Edges
 ) -> Template | None:
-    from vmm import freeze
+    from vmm import freeze, template_limit
 
     _say("first run of this image with these devices: freezing a template, later runs start from it")
     try:
@@ -162,11 +162,8 @@ def _made(
         _say(f"no template, booting instead: {error}")
         edges.way = f"a boot by {spec.boot}: no template could be made"
         return None
-    for old in templates.every(home):
-        if old.automatic and old.name != key and (broken := templates.damage(old)):
-            with contextlib.suppress(Failure):
-                templates.remove(home, old.name)
-                _say(f"the template {old.name} is of no more use: {broken}")
+    for gone in template_limit.trim(home, key):
+        _say(f"removed the template {gone}")
     edges.way = f"a clone of the template {key}, which was frozen first, in {made.took_s:.1f} s"
     return made
 

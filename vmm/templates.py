@@ -164,7 +164,7 @@ def _identity(path: str) -> str:
 def backing(disk: Path) -> tuple[str, int]:
     """The backing file of a qcow2 and the size that the guest sees (docs/interop/qcow2.txt, the header)."""
     with open(disk, "rb") as file:
-        head = file.read(32)
+        head = file.read(32).ljust(32, b"\0")
         magic, _, offset, length, _, size_bytes = struct.unpack(">4sIQIIQ", head)
         if magic != b"QFI\xfb" or not offset:
             raise BadData("cannot use the disk", str(disk), "not a qcow2 over a base")
@@ -272,8 +272,7 @@ def remove(home: Path, name: str) -> None:
 def standing_on(home: Path, name: str) -> list[str]:
     """The machines, and other templates, whose disk is a layer over this template's."""
     found, frozen = [], str(root(home) / name / "disk.qcow2")
-    disks = (*paths.instances_dir(home).glob("*/disk.qcow2"), *root(home).glob("*/disk.qcow2"))
-    for disk in disks:
+    for disk in (*paths.instances_dir(home).glob("*/disk.qcow2"), *root(home).glob("*/disk.qcow2")):
         with contextlib.suppress(OSError, BadData):
             if backing(disk)[0] == frozen:
                 found.append(disk.parent.name)

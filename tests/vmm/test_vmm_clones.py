@@ -19,6 +19,7 @@ from capabilities import need
 
 from host import paths
 from host.edges import Edges
+from host.errors import BadData
 from host.stdio import Stdio
 from instances import repair, runs
 from instances.requests import RunRequest
@@ -174,6 +175,31 @@ def test_a_template_of_another_qemu_or_base_is_of_no_use(
     for path in outside:
         older = {**template.files, path: (template.files[path][0] - 1, template.files[path][1])}
         assert templates.damage(template._replace(files=older)) == f"{path} changed since it was frozen"
+
+
+def test_templates_of_run_itself_are_limited_and_the_longest_unused_goes(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    old = only(home).name
+    monkeypatch.setenv("VMM_TEMPLATE_MEMORY_MIB", "16")  # less than one holds
+    try:
+        assert said("true", request=TINY._replace(memory_bytes=96 << 20)) == (0, "")
+        assert f"removed the template {old}: templates hold more than 16 MiB" in capfd.readouterr().err
+        assert [one.memory_bytes for one in templates.every(home)] == [96 << 20]  # the newest stays
+        assert [one.name for one in templates.memory_dir(home).iterdir()] == [
+            f"{one.name}.memory" for one in templates.every(home)
+        ]
+    finally:
+        monkeypatch.delenv("VMM_TEMPLATE_MEMORY_MIB")
+        for one in templates.every(home):
+            templates.remove(home, one.name)
+        assert said("true") == (0, "")
+
+
+def test_a_disk_cut_to_nothing_is_no_qcow2(tmp_path: Path) -> None:
+    (tmp_path / "disk.qcow2").write_bytes(b"QFI")
+    with pytest.raises(BadData, match="not a qcow2 over a base"):
+        templates.backing(tmp_path / "disk.qcow2")
 
 
 def test_verbose_says_the_way_and_the_phases(home: Path) -> None:
