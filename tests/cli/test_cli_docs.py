@@ -19,7 +19,7 @@ def test_every_command_is_on_the_page(command: str) -> None:
 
 
 def test_the_lab_of_the_page_is_one(tmp_path: Path) -> None:
-    text = re.search(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    text = re.search(r"```yaml\n(# lab\.yaml\n.*?)```", PAGE.read_text(), re.DOTALL)
     assert text is not None
     (tmp_path / "lab.yaml").write_text(text[1])
     assert [member.name for member in labs.read(tmp_path / "lab.yaml").members] == ["db", "web"]
