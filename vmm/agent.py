@@ -55,6 +55,8 @@ class Agent:
             self._line.sendall(json.dumps(request).encode() + b"\n")
             while True:
                 reply = json.loads(self._file.readline().lstrip(b"\xff") or b"{}")
+                if "error" in reply and wanted is not None:
+                    continue  # it speaks of what was half said before, and of our 0xff
                 if "error" in reply:
                     raise Failure(f"the guest agent refused {command}", why=reply["error"].get("desc", ""))
                 if not reply:
