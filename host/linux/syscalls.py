@@ -369,7 +369,7 @@ def overlay(options: bytes) -> int:
     if context < 0:
         raise _failed()
     try:
-        for word in split_options(options):
+        for word in (one for option in split_options(options) for one in _short(option)):
             key, _, value = word.partition(b"=")
             command = 1 if value else 0  # FSCONFIG_SET_STRING, FSCONFIG_SET_FLAG
             if _fsconfig(context, command, key, value or None, 0):
@@ -382,6 +382,15 @@ def overlay(options: bytes) -> int:
         return mounted
     finally:
         os.close(context)
+
+
+def _short(option: bytes) -> list[bytes]:
+    """The option in pieces that fsconfig(2) takes: values of 255 bytes; each `lowerdir+` a layer (6.7)."""
+    if len(option) < 256 or not option.startswith(b"lowerdir="):
+        return [option]
+    import re
+
+    return [b"lowerdir+=" + one for one in re.split(rb"(?<!\\):", option.removeprefix(b"lowerdir="))]
 
 
 def set_file_system_ids(uid: int, gid: int, capabilities: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from capabilities import need
+from commandline import CommandLine
 
 from host.errors import BadData, CommandFailed, Failure, NotFound
 from images import bases, build, space
@@ -365,3 +366,17 @@ def test_the_command_line_builds_and_runs(home: Path, context: Path, monkeypatch
     assert told["schema_version"] == 1
     assert told["images"][0]["digest"] == digest
     assert "W=world" in told["images"][0]["config"]["config"]["Env"]
+
+
+def test_many_layers_and_a_volume(home: Path, store: Store, make: Build) -> None:
+    """Filling a volume, and copying out of what does not run, mounts the layers by fsconfig(2)."""
+    image = make("FROM tiny\n" + "".join(f"COPY <<E /v/{n}\nline {n}\nE\n" for n in range(6)) + "VOLUME /v\n")
+    store.tag(image.digest, "many:1")
+    vmm = CommandLine(home)
+    vmm.ok("create", "--ct", "--name", "c", "--network", "none", "many:1", "cat", "/v/5")
+    try:
+        assert vmm.ok("start", "-a", "c") == "line 5\n"
+        vmm.ok("cp", "c:/v/0", str(home / "out"))
+        assert (home / "out").read_text() == "line 0\n"
+    finally:
+        vmm.ok("rm", "-f", "c")
