@@ -136,7 +136,7 @@ class Ours:
             if cell.mode == "boot":
                 _sshd_ns(request.ports[0], until_s)
             else:
-                command.await_text(lambda: _logged(instance), MARKER, cell.deadline_s, POLL_S)
+                command.await_text(lambda: logged(instance), MARKER, cell.deadline_s, POLL_S)
             yield OurHeld(instance, self._accelerator, request.memory_bytes or 0)
 
     def disk(self, cell: Cell) -> Parts:
@@ -167,7 +167,7 @@ class Ours:
         request = self.request(idle_cell)._replace(detach=True, rm=False)
         name = f"{request.name}-{time.monotonic_ns()}"
         with self._detached(request._replace(name=name), Edges()) as instance:
-            command.await_text(lambda: _logged(instance), MARKER, cell.deadline_s, POLL_S)
+            command.await_text(lambda: logged(instance), MARKER, cell.deadline_s, POLL_S)
             runs.stop(instance, 1.0)
             yield instance
 
@@ -347,7 +347,8 @@ def _report(fd: int) -> dict[str, Any]:
     return report
 
 
-def _logged(instance: Instance) -> str:
+def logged(instance: Instance) -> str:
+    """All that the instance has said so far."""
     from instances import kinds
 
     return _through_file(lambda fd: kinds.backend(instance).logs(False, None, False, fd))

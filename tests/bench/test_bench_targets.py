@@ -23,8 +23,10 @@ NEEDS = {
     "runc": (*BASE, "runc"), "crun": (*BASE, "runc", "crun"), "lxc": (*BASE, "lxc"),
     "systemd-nspawn": (*BASE, "nspawn"), "docker": (*BASE, "docker"), "podman": (*BASE, "podman"),
 }  # fmt: skip
-SLOW = ("docker", "podman")
+NEEDS["ct-rootless"] = (*BASE, "user", "userns")
+SLOW = ("docker", "podman", "ct-rootless")
 ALL = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NEEDS]
+HELD = [one for one in ALL if "ct-rootless" not in str(one)]  # of another user's only starts are measured
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def test_a_command_without_the_marker_is_a_failed_sample(target: Target) -> None
     assert "marker" in (parts.error or "")
 
 
-@pytest.mark.parametrize("target", ALL, indirect=True)
+@pytest.mark.parametrize("target", HELD, indirect=True)
 def test_an_idle_instance_is_weighed_and_gone_afterwards(target: Target) -> None:
     def job() -> Parts:
         with target.hold(_cell(target)) as held:
@@ -96,6 +98,28 @@ def test_an_idle_instance_is_weighed_and_gone_afterwards(target: Target) -> None
     values = ran.parts[0].values
     assert values["sleeps"] == 1
     assert values["left"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["ct-rootless"], indirect=True)
+def test_a_rootless_start_is_an_ordinary_users(target: Target) -> None:
+    parts = _measured(target, _cell(target, command=("sh", "-c", f"cat /proc/self/uid_map; echo {MARKER}")))
+    assert parts.status == "ok"
+    assert int(parts.output.split()[1]) >= 1000  # root inside is nobody special outside
+
+
+@pytest.mark.parametrize("target", ["process"], indirect=True)
+def test_what_a_held_process_began_ends_with_it(target: Target) -> None:
+    cell = _cell(target, params=(("hold", "sleep 61 &"),))
+
+    def job() -> Parts:
+        with target.hold(cell) as held:
+            pids = held.pids()
+        time.sleep(0.2)
+        return Parts(values={"left": sum(os.path.exists(f"/proc/{pid}/root") for pid in pids)})
+
+    (ran,) = worker.runs(job, 1, 30.0)
+    assert ran.parts[0].values == {"left": 0}
 
 
 @pytest.mark.parametrize("target", ["process"], indirect=True)
