@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from host.edges import Edges
 from host.errors import Failure, NotFound, WrongState
 from vmm import snapshots
 from vmm.machine import Machine
-from vmm.spec import Disk, replace
+from vmm.spec import Disk
 
 pytestmark = pytest.mark.machine
 SLEEP = "echo up; exec sleep 600"
@@ -93,13 +92,13 @@ def test_a_name_that_is_none_is_told() -> None:
 
 @pytest.fixture
 def small() -> Iterator[Path]:
-    """A file system of 24 MiB on a loop device that QEMU's own user can pass."""
+    """A file system of 160 MiB on a loop device that QEMU's own user can pass."""
     with tempfile.TemporaryDirectory(prefix="vmm-small-", dir="/var/tmp") as folder:
         image, there = Path(folder, "image"), Path(folder, "mnt")
         os.chmod(folder, 0o755)
         there.mkdir()
         with image.open("wb") as file:
-            file.truncate(24 << 20)
+            file.truncate(160 << 20)
         commands.run(("mkfs.ext4", "-q", "-m", "0", str(image)), "cannot make the file system")
         subprocess.run(["mount", "-o", "loop", image, there], check=True)
         try:
@@ -110,31 +109,27 @@ def small() -> Iterator[Path]:
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_disk_of_the_host_that_fills_while_the_memory_is_kept(driver: str, small: Path) -> None:
-    """The snapshot is refused whole; the machine goes on, and with space it works."""
+    """The snapshot is refused whole; with space the machine goes on, and the snapshot works."""
     with machine("sh", "-c", SLEEP, driver=driver) as made:
         disk = small / "disk.qcow2"
         (made.folder / "disk.qcow2").rename(made.folder / "base.qcow2")
         words = ("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", f"{made.folder}/base.qcow2")
         commands.run((*words, str(disk)), "cannot make the disk")
         disk.chmod(0o666)
-        it = Machine(made.folder, made.run_dir, replace(made.spec, disks=(Disk(path=str(disk)),)))
+        it = Machine(made.folder, made.run_dir, made.spec._replace(disks=(Disk(path=str(disk)),)))
         up(it)
         filler = small / "filler"
-        filler.write_bytes(b"\1" * (8 << 20))
+        filler.write_bytes(b"\1" * (snapshots._free_bytes(small) - (12 << 20)))
         with pytest.raises(Failure, match="are free where its disk lies"):
             snapshots.create(it, "mem", memory=True)
         assert snapshots.listed(it) == []
-        assert inside(it, "echo", "on") == (0, b"on\n")
         filler.unlink()
-        with pytest.raises(Failure, match="are free where its disk lies"):
-            snapshots.create(it, "mem", memory=True)
-        until_writable(it)
+        if it.state() == "paused":  # the guest wrote meanwhile, and could not
+            assert "free space on the host" in it.inspect()["trouble"]
+            it.resume()
+        assert inside(it, "sh", "-c", "echo x > /x && sync")[0] == 0
+        snapshots.create(it, "mem", memory=True)
+        assert [one.tag for one in snapshots.listed(it)] == ["mem"]
         it.kill()
-        commands.run(("qemu-img", "check", "-q", str(disk)), "the disk is damaged")
-
-
-def until_writable(it: Machine) -> None:
-    deadline = time.monotonic() + 10
-    while inside(it, "sh", "-c", "echo x > /x && sync")[0]:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+        checked = subprocess.run(["qemu-img", "check", "-q", disk], check=False)
+        assert checked.returncode in (0, 3), "3: space that nobody uses, and nothing damaged (qemu-img(1))"
