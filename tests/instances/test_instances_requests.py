@@ -123,7 +123,7 @@ def test_every_flag_of_run_reaches_the_request() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.set_defaults(command="run")
     run.configure(parser)
-    ours = {"help", "dry_run", "image", "arguments", "detach_keys"}
+    ours = {"help", "dry_run", "image", "arguments", "detach_keys", "verbose"}
     plain = run.request(parser.parse_args(["tiny"]))
     for action in parser._actions:
         if action.dest in ours or action.dest == "kind":
