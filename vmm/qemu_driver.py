@@ -68,8 +68,8 @@ class QemuDriver:
         names = [name for name in self._sockets()]
         listeners = process.listen(self.run, names)
         joined = networking.Joined(self.spec)
-        self._start_sidecars(who)
         try:
+            self._start_sidecars(who)
             joined = networking.join(self.spec, self.folder.name, taps=True)
             how = how or launch.here(self.run, self.folder, accel, self.spec.arch)
             inherited = (*how.fds, *joined.fds, *((name, one.fileno()) for name, one in listeners.items()))
