@@ -181,7 +181,8 @@ def test_snapshots_from_before_and_after_an_update_both_come_back(driver: str) -
     def size(it: Machine) -> tuple[int, int]:
         return int(inside(it, "nproc")[1]), int(inside(it, "grep", "MemTotal", "/proc/meminfo")[1].split()[1])
 
-    born = {"spare_ports": 4, "balloon": True, "max_memory_bytes": 512 << 20, "max_cpus": 2}
+    born = {"spare_ports": 4, "balloon": True, "max_cpus": 2, "nics": (Nic(),)}
+    born |= {"memory_bytes": 128 << 20, "max_memory_bytes": 512 << 20}
     with machine("sh", "-c", TICK, driver=driver, boot="pvh", **born) as it:
         it.start(Edges())
         until_said(it, b"up")
