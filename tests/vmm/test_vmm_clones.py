@@ -114,6 +114,7 @@ def test_a_clone_is_reseeded_before_its_command_is_sent(home: Path, monkeypatch:
     assert sent.index(frames.TIME) < sent.index(frames.EXEC)
 
 
+@pytest.mark.timeout(600)
 def test_no_clone_of_fifty_sees_anothers_writes(home: Path) -> None:
     """Each clone finds memory (a tmpfs) and disk as frozen, and writes its own pattern into both; five at
     once.
