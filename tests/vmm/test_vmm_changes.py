@@ -210,7 +210,9 @@ def test_snapshots_from_before_and_after_an_update_both_come_back(driver: str) -
 @pytest.mark.parametrize("driver", ["qemu", pytest.param("libvirt", marks=pytest.mark.slow)])
 def test_the_reset_button_starts_the_command_anew(driver: str) -> None:
     need("root", "qemu", "kernel", "busybox", "guest-helper", *(["libvirt"] if driver == "libvirt" else []))
-    with machine("sh", "-c", "echo up $(cat /proc/sys/kernel/random/boot_id); sleep 1000", driver=driver) as it:
+    with machine(
+        "sh", "-c", "echo up $(cat /proc/sys/kernel/random/boot_id); sleep 1000", driver=driver
+    ) as it:
         it.start(Edges())
         until_said(it, b"up")
         pid = it.pid()
