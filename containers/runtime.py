@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+_PF_EXITING = 0x4  # include/linux/sched.h
+
 
 class Init(NamedTuple):
     """The container's first process: a pid means it only together with its start time (pids are reused)."""
@@ -55,13 +57,26 @@ def living(run: Path) -> Init | None:
 
 
 def start_ticks(pid: int) -> int:
-    """Field 22 of /proc/PID/stat (proc(5)); 0 for a process that is gone or a zombie."""
+    """Field 22 of /proc/PID/stat (proc(5)); 0 for a process that is gone, a zombie, or dying past return."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return 0
-    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+    if fields[0] in (b"Z", b"X") or (int(fields[6]) & _PF_EXITING and not _has_namespaces(pid)):
+        return 0
+    return int(fields[19])
+
+
+def _has_namespaces(pid: int) -> bool:
+    """A killed pid 1 has left its own, and stays until the parent of whoever else was inside reaps that."""
+    try:
+        os.readlink(f"/proc/{pid}/ns/mnt")
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # not ours to see
+    return True
 
 
 def reap(run: Path) -> None:

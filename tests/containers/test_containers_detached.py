@@ -20,6 +20,7 @@ from host.edges import Edges
 from host.errors import DeadlinePassed, WrongState
 from host.exec_request import ExecRequest
 from host.linux.cgroup import Limits
+from host.stdio import Stdio
 
 
 def start(lab, script, **wishes):
@@ -131,6 +132,27 @@ def test_kill_9_of_its_first_process_reads_as_unknown_never_as_0(lab):
     until(lambda: container.pid() is None, "its end")
     assert container.state() == "exited"
     assert container.status() is None
+
+
+def test_a_first_process_that_cannot_finish_dying_is_no_container_that_runs(lab):
+    """Its end waits until whoever else was inside is reaped, here by a parent that stands still."""
+    container = start(lab, "sleep 30")
+    outside = os.fork()
+    if outside == 0:
+        container.exec(ExecRequest(("sleep", "20")), Stdio(0, 1, 2))
+        os._exit(0)
+    try:
+        until(lambda: [row for row in container.top() if row[-1] == "sleep 20"], "the command")
+        os.kill(outside, signal.SIGSTOP)
+        pid = container.pid()
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: container.state() == "exited", "its end", timeout_s=5)
+        assert os.path.exists(f"/proc/{pid}"), "it was reaped: the test shows nothing"
+        with pytest.raises(WrongState, match="not running"):
+            container.exec(ExecRequest(("true",)), Stdio(0, 1, 2))
+    finally:
+        os.kill(outside, signal.SIGKILL)
+        os.waitpid(outside, 0)
 
 
 def test_kill_reads_as_137(lab):
