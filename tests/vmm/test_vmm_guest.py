@@ -14,16 +14,17 @@ from pathlib import Path
 import pytest
 from capabilities import need
 from commandline import CommandLine
-from machines import shared_home
+from machines import machine, shared_home
 from test_vmm_machine import said
 
 from host import paths, records
-from host.errors import DeadlinePassed, NotFound
+from host.edges import Edges
+from host.errors import DeadlinePassed, Failure, NotFound
 from host.exec_request import ExecRequest
 from images import packages
 from vmm import access, console_shell, ssh
 from vmm.machine import Machine
-from vmm.spec import from_record
+from vmm.spec import from_record, replace
 
 pytestmark = [pytest.mark.machine, pytest.mark.slow, pytest.mark.timeout(900)]
 NAME = "guest-under-test"
@@ -263,11 +264,10 @@ def test_a_panic_while_the_command_runs_is_told() -> None:
 
 def test_a_root_that_is_not_there_is_told() -> None:
     need("root", "qemu", "kernel", "guest-helper", "busybox")
-    vmm = CommandLine(shared_home())
-    words = ("--network", "none", "--boot", "microvm", "--append", "vmm.root=/dev/nothing")
-    done = vmm.run("run", "--vm", "--rm", *words, "tiny", "true", timeout_s=120)
-    assert done.returncode == 125
-    assert "the guest found no root device" in done.stderr
+    with machine("true", ephemeral=True) as it:
+        lost = Machine(it.folder, it.run_dir, replace(it.spec, root="/dev/nothing"))
+        with pytest.raises(Failure, match="the guest found no root device"):
+            lost.start(Edges())
 
 
 def bootable_debian(vmm: CommandLine, folder: Path) -> str:
