@@ -7,6 +7,7 @@ clone(2) and execve(2) nothing may look up a codec, since codecs are modules and
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from collections.abc import Iterable, Sequence
@@ -365,11 +366,26 @@ def overlay(options: bytes) -> int:
 
     `options` are those of mount(8), with `\\` before a comma or colon that belongs to a path.
     """
+    words = split_options(options)
+    try:
+        return _overlay([short for option in words for short in _short(option)])
+    except OSError as error:
+        if error.errno != errno.EINVAL or not any(map(_is_long, words)):
+            raise
+    opened: list[int] = []
+    try:
+        return _overlay([short for option in words for short in _by_descriptor(option, opened)])
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def _overlay(words: list[bytes]) -> int:
     context: int = _fsopen(b"overlay", 1)  # FSOPEN_CLOEXEC
     if context < 0:
         raise _failed()
     try:
-        for word in (one for option in split_options(options) for one in _short(option)):
+        for word in words:
             key, _, value = word.partition(b"=")
             command = 1 if value else 0  # FSCONFIG_SET_STRING, FSCONFIG_SET_FLAG
             if _fsconfig(context, command, key, value or None, 0):
@@ -386,11 +402,26 @@ def overlay(options: bytes) -> int:
 
 def _short(option: bytes) -> list[bytes]:
     """The option in pieces that fsconfig(2) takes: values of 255 bytes; each `lowerdir+` a layer (6.7)."""
-    if len(option) < 256 or not option.startswith(b"lowerdir="):
-        return [option]
+    return [b"lowerdir+=" + one for one in _layers(option)] if _is_long(option) else [option]
+
+
+def _is_long(option: bytes) -> bool:
+    return len(option) > 255 and option.startswith(b"lowerdir=")
+
+
+def _layers(option: bytes) -> list[bytes]:
     import re
 
-    return [b"lowerdir+=" + one for one in re.split(rb"(?<!\\):", option.removeprefix(b"lowerdir="))]
+    return re.split(rb"(?<!\\):", option.removeprefix(b"lowerdir="))
+
+
+def _by_descriptor(option: bytes, opened: list[int]) -> list[bytes]:
+    """The same where the kernel has no `lowerdir+`: short names for up to sixteen layers."""
+    if not _is_long(option):
+        return [option]
+    for path in _layers(option):
+        opened.append(os.open(path.replace(b"\\:", b":"), os.O_PATH | os.O_CLOEXEC))
+    return [b"lowerdir=" + b":".join(b"/proc/self/fd/%d" % fd for fd in opened)]
 
 
 def set_file_system_ids(uid: int, gid: int, capabilities: int) -> None:
