@@ -470,7 +470,8 @@ def opened_after(lines: list[str], border: str) -> list[str]:
         if line.startswith(f"{child} "):
             if "execve" in line and line.rstrip().endswith("= 0"):
                 return opened
-            opened.append(line.split('"')[1])
+            if "execve" not in line and '"' in line:  # else a call that strace cut in two
+                opened.append(line.split('"')[1])
     raise AssertionError("it never executed a command")
 
 

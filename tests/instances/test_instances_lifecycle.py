@@ -126,8 +126,9 @@ def test_stop_kills_what_does_not_listen_and_takes_its_time(kind: str, vmm: Comm
         "tiny",
         "sh",
         "-c",
-        "trap '' TERM; sleep 1000",
+        "trap '' TERM; echo deaf; sleep 1000",
     )
+    _eventually(lambda: "deaf" in vmm.ok("logs", "deaf"))
     began = time.monotonic()
     vmm.ok("stop", "--time", "1", "deaf")
     assert 0.9 < time.monotonic() - began < 15
