@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from host import archives
 from host.errors import BadData, NotFound, Usage
 from instances import kinds, registry
 
@@ -75,7 +76,7 @@ def _read_archive(copy_in: Callable[[Path, str], None], path: str) -> None:
     with tempfile.TemporaryDirectory(prefix="vmm-cp-") as folder:
         try:
             with tarfile.open(fileobj=sys.stdin.buffer, mode="r|*") as archive:
-                archive.extractall(folder, filter="data")
+                archives.unpack(archive, folder)
         except tarfile.TarError as error:
             raise BadData("cannot read the archive on stdin", why=str(error)) from None
         for entry in sorted(Path(folder).iterdir()):

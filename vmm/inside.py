@@ -10,7 +10,8 @@ import time
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
-from host.errors import Failure, NotFound, Unsupported, from_os_error
+from host import archives
+from host.errors import BadData, Failure, NotFound, Unsupported, from_os_error
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
 from vmm import access
@@ -128,8 +129,11 @@ def _take_out(archive: IO[bytes], name: str, place: Path) -> None:
     """Unpack beside the place and move there: the guest's archive is not trusted with paths of ours."""
     with contextlib.ExitStack() as cleanup:
         folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix=".vmm-cp-", dir=place.parent))
-        with tarfile.open(fileobj=archive) as tar:
-            tar.extractall(folder, filter="data")
+        try:
+            with tarfile.open(fileobj=archive) as tar:
+                archives.unpack(tar, folder)
+        except tarfile.TarError as error:
+            raise BadData("cannot copy", name, f"the guest's archive: {error}") from None
         try:
             os.replace(Path(folder, name), place)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from bench.core import idle
 from bench.core.target import Cell, Parts
 from bench.experiments.cold_start import measure as cold_start
 
+_SLEEPING = ("230", "115")  # clock_nanosleep(2) of x86-64, of arm64
 CELL = Cell("memory-slope", "memory", "any", "sleeper", params=(("instances", 4),))
 
 
@@ -43,6 +45,8 @@ class Sleepers:
     def hold(self, cell: Cell) -> Iterator[Sleeper]:
         process = subprocess.Popen(["sleep", "60"])
         try:
+            while Path(f"/proc/{process.pid}/syscall").read_text().split()[0] not in _SLEEPING:
+                time.sleep(0.005)  # until then it grows, page by page
             yield Sleeper(process.pid)
         finally:
             process.kill()

@@ -171,7 +171,7 @@ def test_a_template_of_another_qemu_or_base_is_of_no_use(
 ) -> None:
     template = only(home)
     outside = [path for path in template.files if path.startswith("/")]
-    assert [Path(path).name.split("-")[0] for path in outside][:1] == ["qemu"]
+    assert any(Path(path).name.startswith("qemu-system") for path in outside)
     assert str(templates.backing(template.disk)[0]) in outside
     for path in outside:
         older = {**template.files, path: (template.files[path][0] - 1, template.files[path][1])}
