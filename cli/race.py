@@ -9,12 +9,13 @@ import os
 import secrets
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from bench.core.progress import Progress
 from host.errors import Failure, HostUnfit, Usage
@@ -121,6 +122,7 @@ class Course(Progress):
         self._live = False
         self.lanes: dict[str, Lane] = {name: Lane(name) for name in names}
         self._now: Lane | None = None
+        self._fd = 2
         # An abstract socket: the worker closes the descriptors that it inherits, but it knows the name.
         self._name = f"\0vmm-race-{os.getpid()}-{secrets.token_hex(4)}"
         self._ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -192,20 +194,40 @@ class Course(Progress):
             listener.join(timeout=1)
             self._ear.close()
 
-    def _display(self) -> contextlib.AbstractContextManager[object]:
+    @contextmanager
+    def _display(self) -> Iterator[None]:
         from rich.console import Console
         from rich.live import Live
 
-        console = Console(stderr=True)
-        if not console.is_terminal:
-            return contextlib.nullcontext()
-        return Live(self, console=console, refresh_per_second=REFRESH_A_SECOND)
+        if not Console(stderr=True).is_terminal:
+            yield
+            return
+        with _words_kept() as terminal:
+            self._fd = terminal.fileno()
+            console = Console(
+                file=terminal, force_terminal=True, width=os.get_terminal_size(self._fd).columns
+            )
+            with Live(self, console=console, refresh_per_second=REFRESH_A_SECOND):
+                yield
 
     def __rich__(self) -> Text:
         from reports.terminal_race import drawn
 
-        columns = os.get_terminal_size(2).columns if os.isatty(2) else 100
+        columns = os.get_terminal_size(self._fd).columns if os.isatty(self._fd) else 100
         return drawn(list(self.lanes.values()), columns, time.monotonic_ns())
+
+
+@contextmanager
+def _words_kept() -> Iterator[IO[str]]:
+    """The terminal behind stderr, for the lanes alone: what the runners say meanwhile is told afterwards."""
+    with os.fdopen(os.dup(2), "w") as terminal, tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield terminal
+        finally:
+            os.dup2(terminal.fileno(), 2)
+            said.seek(0)
+            sys.stderr.write(said.read().decode(errors="replace"))
 
 
 def _ranking(samples: list[Sample]) -> bool:
