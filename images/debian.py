@@ -60,14 +60,16 @@ _FILES = {
         "[Match]\nName=en* eth*\n\n[Network]\nDHCP=ipv4\nIPv6AcceptRA=no\nLinkLocalAddressing=no\n\n"
         "[DHCPv4]\nClientIdentifier=mac\nUseDomains=yes\n"
     ),
-    # Names of servers that DHCP told reach resolv.conf without systemd-resolved and its start-up time.
+    # Names of servers reach resolv.conf without systemd-resolved and its start-up time: those of a static
+    # network stand before anyone can watch for them, those of DHCP come later.
     "etc/systemd/system/resolv-conf.path": (
         "[Unit]\nDescription=Watch the name servers that networkd learned\n\n"
         "[Path]\nPathChanged=/run/systemd/netif/state\n\n[Install]\nWantedBy=multi-user.target\n"
     ),
     "etc/systemd/system/resolv-conf.service": (
-        "[Unit]\nDescription=Write the name servers into resolv.conf\n\n[Service]\nType=oneshot\n"
-        "ExecStart=/bin/sh -c '. /run/systemd/netif/state; : >/run/resolv.new; for server in $DNS; do "
+        "[Unit]\nDescription=Write the name servers into resolv.conf\nAfter=resolv-conf.path ssh.service\n\n"
+        "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'test -e /run/systemd/netif/state || exit 0; "
+        ". /run/systemd/netif/state; : >/run/resolv.new; for server in $DNS; do "
         "echo nameserver $server >>/run/resolv.new; done; "
         "test ! -s /run/resolv.new || cat /run/resolv.new >/etc/resolv.conf'\n"
     ),
@@ -169,7 +171,7 @@ def _hooks() -> Iterator[str]:
     yield f"mkdir -p {generators}"
     yield f"cd {generators} && for one in {' '.join(_MASKED_GENERATORS)}; do ln -sfn /dev/null $one; done"
     wanted = '"$1"/etc/systemd/system/multi-user.target.wants'
-    for unit in ("resolv-conf.path", "grow-root.service"):
+    for unit in ("resolv-conf.path", "resolv-conf.service", "grow-root.service"):
         yield f"mkdir -p {wanted} && ln -sfn ../{unit} {wanted}/{unit}"
     yield f"ln -sfn /dev/null {wanted}/dbus.service"  # its socket starts it: logind is the first to call
     yield 'chroot "$1" systemctl enable systemd-networkd.service ssh.service'

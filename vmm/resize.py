@@ -18,6 +18,7 @@ _MIB = 1 << 20
 # Linux takes hotplugged memory in sections of 128 MiB on x86 (mm/sparse.c).
 DIMM_STEP_BYTES = 128 * _MIB
 _UNPLUG_S = 20.0
+_TAKEN_S = 3.0
 
 
 def update(machine: Machine, memory_bytes: int | None = None, cpus: float | None = None) -> None:
@@ -61,6 +62,29 @@ def _add_dimm(machine: Machine, more_bytes: int) -> None:
     except BaseException:
         machine.execute("object-del", {"id": backend})
         raise
+    _until_taken(machine, device)
+
+
+def _until_taken(machine: Machine, device: str) -> None:
+    """Wait for the guest's answer to a hotplug (_OST, ACPI 6.5, 6.3.5): device_add only rings for it.
+
+    A guest that does not answer in _TAKEN_S (it boots, or has no driver) may take it later. Raises Failure
+    where its kernel refused.
+    """
+    until = time.monotonic() + _TAKEN_S
+    while time.monotonic() < until:
+        slots = machine.execute("query-acpi-ospm-status")
+        told = next((one for one in slots if one.get("device") == device), None)
+        if told and told["source"]:
+            break
+        time.sleep(0.01)
+    else:
+        return
+    if told["status"]:
+        status = f"its kernel refused it: ACPI status {told['status']}"
+        raise Failure(
+            f"cannot plug {device} into", machine.folder.name, status, f"vmm logs {machine.folder.name}"
+        )
 
 
 def set_cpus(machine: Machine, count: int) -> None:
@@ -79,6 +103,7 @@ def set_cpus(machine: Machine, count: int) -> None:
         raise Unsupported(f"cannot give {count} processors to", name, f"it was born for {len(slots)}", hint)
     for number, slot in enumerate(free[: count - len(used)], start=len(used)):
         machine.execute("device_add", {"driver": slot["type"], "id": f"cpu{number}", **slot["props"]})
+        _until_taken(machine, f"cpu{number}")
     _bring_up(machine)
 
 
@@ -86,7 +111,7 @@ def _bring_up(machine: Machine) -> None:
     """Tell the guest to use its new processors: where no udev rule does, they stay offline."""
     from vmm import inside
 
-    words = "sleep 0.3; for cpu in /sys/devices/system/cpu/cpu*/online; do echo 1 > $cpu; done"
+    words = "for cpu in /sys/devices/system/cpu/cpu*/online; do echo 1 > $cpu; done"
     with contextlib.suppress(Failure):
         inside.run(machine, ("sh", "-c", words))
 

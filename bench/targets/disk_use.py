@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from bench.core import stats
 from bench.core.target import Parts
 from host import paths
 
@@ -55,6 +54,9 @@ def slope(
             stack.enter_context(start())
             if count == 1 or count % max(most // 4, 1) == 0:
                 points.append((float(count), of([paths.home()])["allocated_bytes"]))
+    # numpy starts threads: not before the last container, whose clone(2) wants a process of one
+    from bench.core import stats
+
     found = stats.theil_sen([x for x, _ in points], [y for _, y in points]).slope.estimate
     told = [{"instances_on_disk": count, "home_allocated_bytes": size} for count, size in points]
     told[-1]["disk_per_instance_bytes"] = found

@@ -174,3 +174,11 @@ def test_a_machine_says_the_same_marker(
     assert parts.accelerator in ("tcg", "kvm")
     assert 0 == parts.edges_ns["t0"] < parts.edges_ns["t8"] <= parts.edges_ns["t9"]
     assert not list((module_home / "instances").glob("bench-*"))
+
+
+def test_what_starts_containers_by_the_hundred_loads_no_numpy() -> None:
+    code = "import sys, bench.targets.disk_use; print(sorted({'numpy', 'scipy'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"

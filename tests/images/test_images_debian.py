@@ -43,7 +43,7 @@ ethernets:
 """
 ASKED = """sudo cloud-init status --wait; hostname; sudo cat /etc/written; echo; stat -c %a /etc/written
 cat /run-command; id -un; ip -4 -o addr show scope global | awk '{print $2, $4, ($0 ~ /dynamic/)}'
-ip route show default | cut -d' ' -f1-3; grep DNS= /run/systemd/netif/state"""
+ip route show default | cut -d' ' -f1-3; grep nameserver /etc/resolv.conf"""
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_cloud_init_obeys_a_seed(home: Path, tmp_path: Path) -> None:
         "lan0 10.0.2.15/24 0",
         "lan0 192.168.77.5/24 0",
         "default via 10.0.2.2",
-        "DNS=10.0.2.3",
+        "nameserver 10.0.2.3",
     ]
 
 
