@@ -124,16 +124,17 @@ def end(pid: int, grace_s: float = 3.0) -> None:
             return
         family = idle.descendants(pid)
         os.kill(pid, signal.SIGTERM)
-        if not _ended(pid, grace_s):
+        if not ended(pid, grace_s):
             for one in family | idle.descendants(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(one, signal.SIGKILL)
         os.waitpid(pid, 0)
         for one in family - {pid}:  # what it held dies with it, a moment later
-            _ended(one, grace_s)
+            ended(one, grace_s)
 
 
-def _ended(pid: int, wait_s: float) -> bool:
+def ended(pid: int, wait_s: float) -> bool:
+    """Whether the process is gone, or goes within that time; it need not be our child."""
     with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(pid)
         try:

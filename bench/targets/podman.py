@@ -20,6 +20,7 @@ from host.errors import Failure
 from host.linux import syscalls
 
 CGROUP_PARENT = "vmm-bench-podman"
+GONE_S = 10.0
 # Where CAP_SYS_RESOURCE is missing, podman's own defaults die with EPERM: limits below the host's do not.
 ULIMITS = ("--ulimit", "nofile=16384:16384", "--ulimit", "nproc=8192:8192")
 
@@ -31,13 +32,14 @@ class PodmanHeld:
 
     def __init__(self, told: dict[str, object]) -> None:
         self._told = told
+        self.conmon = 0
+        with contextlib.suppress(OSError, ValueError):
+            self.conmon = int(Path(str(told["ConmonPidFile"])).read_text())
 
     def pids(self) -> set[int]:
         """conmon and all below it, the container's first process among them."""
         found = idle.descendants(int(str(self._told["Pid"])))
-        with contextlib.suppress(OSError, ValueError):
-            found |= idle.descendants(int(Path(str(self._told["ConmonPidFile"])).read_text()))
-        return found
+        return found | idle.descendants(self.conmon) if self.conmon else found
 
     def cgroups(self) -> tuple[str, ...]:
         """The container's memory cgroup."""
@@ -119,12 +121,17 @@ class Podman:
         """`podman run -d`, up when its log has the marker."""
         words = ["run", "-d", *self._limits(cell), cell.image, *command.under_init(command.resting(cell))]
         container = self._podman(*words).strip()
+        conmon = 0
         try:
             command.await_text(lambda: self._podman("logs", container), MARKER, cell.deadline_s)
             told = json.loads(self._podman("inspect", container))[0]
-            yield PodmanHeld({"Pid": told["State"]["Pid"], "ConmonPidFile": told.get("ConmonPidFile", "")})
+            held = PodmanHeld({"Pid": told["State"]["Pid"], "ConmonPidFile": told.get("ConmonPidFile", "")})
+            conmon = held.conmon
+            yield held
         finally:
             self._podman("rm", "-f", "-t", "0", container)
+            if conmon:  # it outlives the container by the cleanup command that it runs
+                command.ended(conmon, GONE_S)
 
     @contextmanager
     def provisioned(self, cell: Cell) -> Iterator[str]:
