@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from host import paths
-from host.errors import InUse, Usage
+from host.errors import Failure, InUse, Usage
 from host.sizes import parse_bytes
 from images.store import Store
 
@@ -17,9 +17,11 @@ def configure(subs: Any) -> None:
     line = "write a disk, or an image as a disk, in another format"
     convert = subs.add_parser("convert", help=line, description=line, allow_abbrev=False)
     convert.set_defaults(work=_convert)
-    convert.add_argument("source", metavar="IMAGE|FILE", help="a word with a / is a file, if there is one")
+    convert.add_argument(
+        "source", metavar="IMAGE|FILE", help="the image of that name, else the file; ./NAME is a file"
+    )
     convert.add_argument("--format", required=True, metavar="F", help="raw qcow2 vmdk vdi vpc (vhd) vhdx")
-    convert.add_argument("-o", "--output", required=True, metavar="FILE")
+    convert.add_argument("-o", "--output", metavar="FILE", help="else NAME.F in this folder")
     convert.add_argument("--bootable", action="store_true", help="boots on its own, by BIOS and by UEFI")
     convert.add_argument("--size", metavar="SIZE", help="the whole disk's, with --bootable")
     convert.add_argument("--raw", action="store_true", help="FILE is a raw disk: its content cannot tell")
@@ -29,7 +31,7 @@ def configure(subs: Any) -> None:
 def _convert(args: argparse.Namespace) -> int:
     from images import disks
 
-    target = Path(args.output)
+    target = Path(args.output or _name(args.source, args.format))
     form = "vpc" if args.format == "vhd" else args.format
     disks.check_format(form)
     if target.exists() and not args.force:
@@ -45,16 +47,29 @@ def _convert(args: argparse.Namespace) -> int:
     return 0
 
 
+def _name(source: str, form: str) -> str:
+    """app.vmdk for localhost:5000/app, app-1.vmdk for app:1, disk.vmdk for ./disk.qcow2."""
+    last = source.partition("@")[0].rpartition("/")[2]
+    stem = Path(last).stem if Path(source).is_file() else last.removesuffix(":latest").replace(":", "-")
+    return f"{stem}.{form}"
+
+
+def _is_image(store: Store, word: str) -> bool:
+    try:
+        return bool(store.descriptor(word))
+    except Failure:
+        return False
+
+
 def _write(args: argparse.Namespace, half: Path, form: str) -> None:
     from images import bootable, disks
 
-    source = Path(args.source)
-    if "/" in args.source and source.is_file():
+    source, store = Path(args.source), Store(paths.home())
+    if source.is_file() and ("/" in args.source or not _is_image(store, args.source)):
         if args.bootable:
             raise Usage("cannot make the file bootable", args.source, "it is a disk already", "name an image")
         disks.convert(source, half, form, source_format="raw" if args.raw else "")
         return
-    store = Store(paths.home())
     image = store.resolve(args.source)
     if args.bootable:
         bootable.make(store, image, half, form, parse_bytes(args.size) if args.size else None)

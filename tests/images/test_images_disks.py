@@ -182,3 +182,16 @@ class TestUntrusted:
     def test_no_disk_at_all(self, shelf: object, tmp_path: Path) -> None:
         with pytest.raises(Failure):
             disks.inspect(tmp_path / "nothing")
+
+
+def test_a_converted_disk_is_named_after_its_source(
+    shelf: tuple[Store, Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cli import main
+
+    monkeypatch.setenv("VMM_HOME", str(shelf[0].home))
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["image", "convert", "tiny", "--format", "qcow2"]) == 0
+    assert main.main(["image", "convert", "tiny.qcow2", "--format", "vhd"]) == 0  # no image has that name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.qcow2", "tiny.vhd"]
+    assert main.main(["image", "convert", "tiny", "--format", "qcow2"]) == 1
