@@ -11,7 +11,18 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from vmm.kernel_line import kernel_line
 from vmm.launch import CHANNELS, Launch
-from vmm.qemu_argv import QBOOT, bus, cpu_model, escape, hostfwd, machine_type, modern_mmio, tb_size_mib
+from vmm.qemu_argv import (
+    QBOOT,
+    bus,
+    cpu_features,
+    cpu_model,
+    escape,
+    hostfwd,
+    machine_type,
+    memory_object,
+    modern_mmio,
+    tb_size_mib,
+)
 from vmm.spec import Disk, MachineSpec, Nic, Share
 
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -100,6 +111,8 @@ def _cpu(domain: Element, spec: MachineSpec, launch: Launch) -> None:
     else:
         cpu = SubElement(domain, "cpu", {"mode": "custom", "match": "exact", "check": "none"})
         _text(cpu, "model", model, fallback="forbid")
+        for name in cpu_features(spec, launch):
+            SubElement(cpu, "feature", {"policy": "require", "name": name})
         # Memory hotplug needs a NUMA node to put the memory in.
         if spec.max_memory_bytes:
             numa = SubElement(cpu, "numa")
@@ -290,11 +303,7 @@ def _command_line(domain: Element, spec: MachineSpec, launch: Launch) -> None:
     words += _nvme_words(spec)
     words += _nic_words(spec)
     if spec.cloneable or launch.memory_file:
-        path = escape(launch.memory_file or f"{launch.folder}/memory")
-        share = "off" if launch.memory_private else "on"
-        size = f"{spec.memory_bytes // _MIB}M"
-        words += ["-object", f"memory-backend-file,id=ram,size={size},mem-path={path},share={share}"]
-        words += ["-machine", "memory-backend=ram"]
+        words += ["-object", memory_object(spec, launch), "-machine", "memory-backend=ram"]
     if launch.incoming:
         words += ["-incoming", "defer"]
     command_line = SubElement(domain, "qemu:commandline")

@@ -30,6 +30,18 @@ def test_every_rung_runs_the_same_command(boot: str) -> None:
         assert said(lambda stdio: it.run(stdio, Edges())) == (0, b"hi\n")
 
 
+@pytest.mark.parametrize("boot", ["microvm", "direct", "pvh"])
+def test_an_idle_guest_lets_its_processor_sleep(boot: str) -> None:
+    """250 ticks a second, emulated, are 4 % of a core: fifty such machines are two cores."""
+    count = "grep LOC /proc/interrupts; sleep 2; grep LOC /proc/interrupts"
+    with machine("sleep", "60", boot=boot) as it:
+        it.start(Edges())
+        inside(it, "sleep", "3")  # Linux looks for a better clock in its first two seconds
+        words = inside(it, "sh", "-c", count)[1].split()
+        first, last = (int(words[at + 1]) for at in [n for n, word in enumerate(words) if word == b"LOC:"])
+        assert last - first < 2 * 100
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("driver", ["qemu", "libvirt"])
 def test_uefi_has_variables_and_a_screen_of_its_own(driver: str, tmp_path: Path) -> None:
