@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from host import paths
 from host.edges import Edges
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
@@ -44,14 +43,8 @@ def boot(machine: Machine, edges: Edges, dies_with_us: bool) -> Boot:
         if cloned is not None:
             return cloned
     edges.way = edges.way or f"a boot by {machine.spec.boot}"
-    place = admission.take(paths.ensure(machine.run_dir.parent), boot_timeout_s())
-    try:
-        booting = machine.driver.boot(accel, edges, dies_with_us)
-    except BaseException:
-        os.close(place)
-        raise
-    booting.place = place
-    return booting
+    start = machine.driver.boot
+    return admission.boot(machine.run_dir.parent, boot_timeout_s(), lambda: start(accel, edges, dies_with_us))
 
 
 def helper(machine: Machine, booting: Boot) -> Channel:

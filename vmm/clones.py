@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from host import paths
 from host.errors import BadData, DeadlinePassed, Failure, InUse, NotFound, WrongState
-from vmm import launch, templates
+from vmm import admission, launch, templates
 from vmm.qemu_argv import hostfwd
 from vmm.spec import MachineSpec, replace
 from vmm.templates import Template
@@ -65,7 +65,7 @@ def boot(
     pristine = disk.read_bytes() if template.automatic else b""
     _lay_disk(template, disk)
     try:
-        return _cloned(driver, accel, edges, dies_with_us, template)
+        return _cloned(driver, accel, edges, dies_with_us, template, boot_timeout_s)
     except StateRefused as refusal:
         if not template.automatic:
             hint = f"vmm template rm {template.name}, then vmm template create"
@@ -79,13 +79,22 @@ def boot(
         return None
 
 
-def _cloned(driver: QemuDriver, accel: str, edges: Edges, dies_with_us: bool, template: Template) -> Boot:
+def _cloned(
+    driver: QemuDriver,
+    accel: str,
+    edges: Edges,
+    dies_with_us: bool,
+    template: Template,
+    boot_timeout_s: float,
+) -> Boot:
     spec = driver.spec
     how = launch.here(driver.run, driver.folder, accel, spec.arch)
     how = replace(how, memory_file=str(template.memory), memory_private=True, incoming=True)
     driver.spec = unpublished(spec)
     try:
-        started = driver.boot(accel, edges, dies_with_us, how)
+        started = admission.boot(
+            driver.run.parent, boot_timeout_s, lambda: driver.boot(accel, edges, dies_with_us, how)
+        )
     finally:
         driver.spec = spec
     started.cloned = True
@@ -197,6 +206,9 @@ def renew(channel: Channel, spec: MachineSpec) -> None:
     """Post what makes the clone a machine of its own, before anything can run in it."""
     channel.reseed()
     channel.set_time()
+    if spec.keep_identity:
+        channel.settle(_RENEW_S)
+        return
     channel.identity(hostname=spec.hostname)
     if (
         not spec.command_mode

@@ -15,7 +15,7 @@ from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, InUse, Unsupported, from_os_error
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import clones, forwards, launch, readiness, templates
+from vmm import admission, clones, forwards, launch, readiness, templates
 from vmm.boot import Boot
 from vmm.channel import Channel
 from vmm.monitor import Monitor
@@ -82,8 +82,8 @@ def _made(
             raise Unsupported("cannot freeze this machine", why=refused)
         plain = templates.neutral(spec, spec.disks[0].path)
         accel = accel or Machine(folder, folder, spec).accelerator()
-        _freeze(home, plain, accel, folder, memory, boot_timeout_s, spec.command)
-        return finish(plain, key, folder, memory, image, began)
+        up = _freeze(home, plain, accel, folder, memory, boot_timeout_s, spec.command)
+        return finish(plain, key, folder, memory, image, began, up)
 
 
 @contextlib.contextmanager
@@ -110,15 +110,16 @@ def _freeze(
     memory: Path,
     boot_timeout_s: float,
     likely: Command,
-) -> None:
+) -> float:
+    """Boot and freeze; when the machine had booted (monotonic)."""
     reserve(spec.memory_bytes, memory)
     run = templates.builder_run(home, folder.name)
     driver = QemuDriver(folder, run, spec)
     how = replace(launch.here(run, folder, accel, spec.arch), memory_file=str(memory))
     try:
-        boot = driver.boot(accel, Edges(), True, how)
+        boot = admission.boot(run.parent, boot_timeout_s, lambda: driver.boot(accel, Edges(), True, how))
         try:
-            _save(boot, folder / "state", boot_timeout_s, likely)
+            return _save(boot, folder / "state", boot_timeout_s, likely)
         finally:
             boot.close()
     finally:
@@ -141,11 +142,14 @@ def reserve(size_bytes: int, memory: Path) -> None:
         raise from_os_error(what, error, str(memory)) from None
 
 
-def _save(boot: Boot, state: Path, boot_timeout_s: float, likely: Command) -> None:
+def _save(boot: Boot, state: Path, boot_timeout_s: float, likely: Command) -> float:
     channel = boot.await_helper(boot_timeout_s)
     assert boot.monitor is not None
-    if channel.greeting and channel.greeting.system_mode:
+    system_mode = channel.greeting is not None and channel.greeting.system_mode
+    if system_mode:
         _await_sshd(boot.monitor, boot_timeout_s)
+    up = time.monotonic()
+    if system_mode:
         prepare_sshd(channel)
     elif likely.argv:
         path = next((word[5:] for word in likely.env if word.startswith("PATH=")), "")
@@ -155,6 +159,7 @@ def _save(boot: Boot, state: Path, boot_timeout_s: float, likely: Command) -> No
     channel.sync()
     time.sleep(_SETTLE_S)  # work that the kernel put off; a clone should not begin with it
     save_to(boot.monitor, state)
+    return up
 
 
 def prepare_sshd(channel: Channel) -> None:
@@ -207,8 +212,13 @@ def save_state(monitor: Monitor, state: int) -> None:
         time.sleep(0.002)
 
 
-def finish(spec: MachineSpec, key: str, folder: Path, memory: Path, image: str, began: float) -> Template:
-    """Make the disk that clones stand on and write the record; `began` is when the work was (monotonic)."""
+def finish(
+    spec: MachineSpec, key: str, folder: Path, memory: Path, image: str, began: float, up: float
+) -> Template:
+    """Make the disk that clones stand on and write the record.
+
+    `began` is when the work did, `up` when the machine had booted (monotonic).
+    """
     disk = folder / "disk.qcow2"
     disk.chmod(0o444)
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on,cluster_size=8k"]
@@ -229,6 +239,7 @@ def finish(spec: MachineSpec, key: str, folder: Path, memory: Path, image: str, 
         image_digest=base.split(".")[0],
         created_unix_s=templates.now_unix_s(),
         took_s=round(time.monotonic() - began, 3),
+        after_boot_s=round(time.monotonic() - up, 3),
         files={**templates.fingerprint(folder, memory), **templates.foundations(spec)},
         spec=spec.to_record(),
     )

@@ -19,11 +19,11 @@ from capabilities import need
 
 from host import paths
 from host.edges import Edges
-from host.errors import BadData
+from host.errors import BadData, DeadlinePassed
 from host.stdio import Stdio
 from instances import repair, runs
 from instances.requests import RunRequest
-from vmm import templates
+from vmm import admission, templates
 
 pytestmark = pytest.mark.machine
 TINY = RunRequest(image="tiny", kind="vm", rm=True, network="none", memory_bytes=128 << 20, accel="tcg")
@@ -83,6 +83,19 @@ def test_a_second_run_is_a_clone_and_much_faster(home: Path) -> None:
     assert "t5" in cold.stamps_ns
     assert "t5" not in warm.stamps_ns  # no kernel started
     assert warm.since_ns()["t8"] < 0.5 * cold.since_ns()["t8"]
+
+
+def test_a_clone_waits_until_there_is_a_place_among_those_that_come_up(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VMM_BOOT_TIMEOUT_S", "0.3")
+    taken = [admission.take(paths.run_dir(home), 1) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        with pytest.raises(DeadlinePassed, match="yet another machine"):
+            said("true")
+    finally:
+        for fd in taken:
+            os.close(fd)
 
 
 def test_the_status_and_the_words_of_the_command(home: Path) -> None:
