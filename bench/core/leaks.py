@@ -114,6 +114,7 @@ def _cgroups(folder: Path, depth: int) -> Iterable[str]:
 
 
 def _entries(folder: Path) -> list[str]:
+    """The names in a watched directory; hidden ones are its owner's locks and records, and stay."""
     with contextlib.suppress(OSError):
-        return os.listdir(folder)
+        return [name for name in os.listdir(folder) if not name.startswith(".")]
     return []
