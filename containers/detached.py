@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
@@ -59,7 +60,6 @@ def _start(container: Container, run: Path, edges: Edges) -> None:
     container.make_folders()
     container.make_etc()
     ready = container.launch("hold", terminal=_NO_TERMINAL if spec.tty else None)
-    container.make_mounts(ready)
     edges.mark("t1")
     fds: list[int] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
@@ -68,11 +68,21 @@ def _start(container: Container, run: Path, edges: Edges) -> None:
         fds.append(_stdin(run, spec.interactive))
         fds.append(runtime.make_fifo(run / "stdout"))
         fds.append(fds[-1] if spec.tty else runtime.make_fifo(run / "stderr"))
+        if ready.plan.identity.uid:
+            _open_to_user(*fds[1:])
         streams = launch.Streams((fds[1], fds[2], fds[3]), status=fds[0])
         launch.start(ready, streams, edges, container.before_go, death_signal=0, orphan=True)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         runtime.close_all(list(dict.fromkeys(fds)))
+
+
+def _open_to_user(stdin: int, *outputs: int) -> None:
+    """A command that is not root may open /dev/stdout anew; only root gets to the FIFOs by their path."""
+    for fd in outputs:
+        os.fchmod(fd, 0o622)
+    if stat.S_ISFIFO(os.fstat(stdin).st_mode):
+        os.fchmod(stdin, 0o644)
 
 
 _NO_TERMINAL = Stdio(-1, -1, -1, tty=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from host.stdio import Stdio
 
 if TYPE_CHECKING:
     from containers.container import Container
+    from containers.recording import Log
     from containers.terminal import Wish
 
 # Signals that a person or a supervisor sends to the command through us; the rest is ours.
@@ -49,32 +51,67 @@ def _seen_through(container: Container, stdio: Stdio, edges: Edges) -> int:
     ready = container.launch(terminal=stdio if stdio.tty else None)
     container.make_folders()
     container.make_etc()
-    container.make_mounts(ready)
     edges.mark("t1")
-    supervise = on_terminal if stdio.tty else plain
+    log = None if container.spec.ephemeral else _log(container)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, PROXIED | {signal.SIGCHLD})
     try:
-        return supervise(ready, stdio, edges, container.before_go)
+        return _supervised(ready, stdio, edges, container.before_go, log)
     except launch.CannotExecute as error:
         os.write(stdio.stderr, f"vmm: {error}\n".encode())
         return error.exit_status
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if log:
+            log.close()
         container.clean()
         if container.oom_killed():
             limit = container.spec.limits.memory_bytes or 0
             os.write(stdio.stderr, b"vmm: out of memory: the limit of %d MiB was used up\n" % (limit >> 20))
 
 
+def _log(container: Container) -> Log:
+    from containers.recording import Log
+
+    return Log(container)
+
+
+def _supervised(
+    ready: launch.Launch, stdio: Stdio, edges: Edges, before_go: Callable[[int], None], log: Log | None
+) -> int:
+    if stdio.tty:
+        return on_terminal(ready, stdio, edges, before_go, log.keep if log else None)
+    if log is None:
+        return plain(ready, stdio, edges, before_go)
+    from containers import recording
+
+    return recording.run(ready, stdio, edges, before_go, log)
+
+
 def plain(ready: launch.Launch, stdio: Stdio, edges: Edges, before_go: Callable[[int], None]) -> int:
     """Start with the caller's own descriptors, and wait; without `interactive` stdin is /dev/null."""
     null = -1 if stdio.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    if ready.plan.identity.uid:
+        open_to_user((stdio.stdout, stdio.stderr))
     try:
         streams = launch.Streams((null if null >= 0 else stdio.stdin, stdio.stdout, stdio.stderr))
         pid = launch.start(ready, streams, edges, before_go)
     finally:
         runtime.close_all([null])
     return watch(pid)
+
+
+def open_to_user(fds: tuple[int, ...]) -> None:
+    """Let a command that is not root open /dev/stdout anew, as under docker: the pipe behind it is root's.
+
+    Anonymous pipes only: whoever has none of their descriptors cannot reach them (proc(5), /proc/PID/fd).
+    """
+    import stat
+
+    for fd in fds:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISFIFO(mode) and os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+            with contextlib.suppress(PermissionError):  # another user's pipe
+                os.fchmod(fd, stat.S_IMODE(mode) | 0o022)
 
 
 def wish(stdio: Stdio, uid: int, console: bool) -> Wish:
@@ -120,7 +157,13 @@ class Patience:
         os.kill(self.pid, signal.SIGKILL if self.asked >= _IMPATIENCE else number)
 
 
-def on_terminal(ready: launch.Launch, stdio: Stdio, edges: Edges, before_go: Callable[[int], None]) -> int:
+def on_terminal(
+    ready: launch.Launch,
+    stdio: Stdio,
+    edges: Edges,
+    before_go: Callable[[int], None],
+    keep: Callable[[bytes], None] | None = None,
+) -> int:
     """Start on a terminal of its own, and carry it until the command ends."""
     import socket
 
@@ -134,11 +177,11 @@ def on_terminal(ready: launch.Launch, stdio: Stdio, edges: Edges, before_go: Cal
             finally:
                 os.close(null)
         master = socket.recv_fds(ours, 1, 1)[1][0]
-    return relay(pid, stdio, master)
+    return relay(pid, stdio, master, keep)
 
 
-def relay(pid: int, stdio: Stdio, master: int) -> int:
-    """Carry the terminal of a child until it ends; its exit status."""
+def relay(pid: int, stdio: Stdio, master: int, keep: Callable[[bytes], None] | None = None) -> int:
+    """Carry the terminal of a child until it ends; its exit status. `keep` gets what it said."""
     from containers.terminal import Relay
 
     ends: list[int] = []
@@ -150,7 +193,7 @@ def relay(pid: int, stdio: Stdio, master: int) -> int:
         return bool(ends)
 
     try:
-        Relay(stdio.stdin, stdio.stdout, master).carry(ended, Patience(pid).forward, PROXIED)
+        Relay(stdio.stdin, stdio.stdout, master, keep).carry(ended, Patience(pid).forward, PROXIED)
         return ends[0]
     except BaseException:
         if not ends:

@@ -1,8 +1,8 @@
 """Pseudo-terminals: made in the container's own devpts, right size from the first byte, relayed in raw mode.
 
-pty(7), ioctl_tty(2). The child makes the pair after its devpts is mounted, so that /dev/pts/0 and
-ttyname(3) hold inside; the master travels to the parent over a socket (SCM_RIGHTS), or stays with the
-helper.
+pty(7), ioctl_tty(2). The launcher (guest/launch.c) makes the pair after its devpts is mounted, so that
+/dev/pts/0 and ttyname(3) hold inside; the master travels to the parent over a socket (SCM_RIGHTS), or stays
+with the helper.
 """
 
 from __future__ import annotations
@@ -15,14 +15,8 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from host.linux import syscalls as sc
-
-_TIOCGPTPEER = 0x5441
-_TIOCSPTLCK = 0x40045431
-_TIOCSCTTY = 0x540E
 _TIOCSWINSZ = 0x5414
 _TIOCGWINSZ = 0x5413
-_PTMX = os.makedev(5, 2)
 _DEFAULT_SIZE = (24, 80)
 _WINDOW = struct.Struct("HHHH")
 
@@ -50,48 +44,17 @@ def resize(fd: int, rows: int, columns: int) -> None:
     fcntl.ioctl(fd, _TIOCSWINSZ, _WINDOW.pack(rows, columns, 0, 0))
 
 
-def make(wish: Wish) -> tuple[int, int]:
-    """In the child: the master and the slave, which is also /dev/console. Bytes only, no lookups."""
-    master = sc.openat2(
-        sc.AT_FDCWD,
-        b"/dev/pts/ptmx",
-        os.O_RDWR | os.O_NOCTTY,
-        sc.RESOLVE_NO_SYMLINKS | sc.RESOLVE_NO_MAGICLINKS,
-    )
-    if os.fstat(master).st_rdev != _PTMX:  # the container may have put something else there (CVE-2025-52565)
-        raise OSError(errno.ENXIO, "", b"/dev/pts/ptmx")
-    fcntl.ioctl(master, _TIOCSPTLCK, _UNLOCKED)
-    resize(master, wish.rows, wish.columns)
-    # TIOCGPTPEER asks the master itself: no path of the container's is walked
-    slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    os.fchown(slave, wish.uid, -1)
-    if wish.console:
-        _make_console()
-    return master, slave
-
-
-_UNLOCKED = struct.pack("i", 0)
-
-
-def _make_console() -> None:
-    # The first terminal of its devpts is the container's console.
-    os.close(os.open(b"/dev/console", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    sc.mount(b"/dev/pts/0", b"/dev/console", None, sc.MS_BIND)
-
-
-def make_controlling(slave: int) -> None:
-    """In the child, a session leader: job control works on this terminal."""
-    fcntl.ioctl(slave, _TIOCSCTTY, 0)
-
-
 class Relay:
     """Carry bytes between the user's descriptors and the master until the far side hangs up.
 
-    `ended` is asked whenever a child changes; `forward` gets each signal that is meant for the command.
+    `ended` is asked whenever a child changes; `forward` gets each signal that is meant for the command, and
+    `keep` what the command says.
     """
 
-    def __init__(self, stdin: int, stdout: int, master: int) -> None:
-        self.stdin, self.stdout, self.master = stdin, stdout, master
+    def __init__(
+        self, stdin: int, stdout: int, master: int, keep: Callable[[bytes], None] | None = None
+    ) -> None:
+        self.stdin, self.stdout, self.master, self.keep = stdin, stdout, master, keep
 
     def carry(
         self, ended: Callable[[], bool], forward: Callable[[int], None], signals: frozenset[int]
@@ -135,6 +98,8 @@ class Relay:
             if error.errno == errno.EIO:  # pty(7): all slaves closed
                 return False
             raise
+        if self.keep and data:
+            self.keep(data)
         write_all(self.stdout, data)
         return bool(data)
 
