@@ -48,7 +48,9 @@ def vmm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
         # The image has no modules of its own: what the tests need is loaded from the host's copy.
         for module in ("fs/overlayfs/overlay.ko", "drivers/block/loop.ko"):
             vmm.ok("exec", "unified", "insmod", f"/modules/kernel/{module}")
-        vmm.ok("exec", "unified", "systemctl", "is-system-running", "--wait", timeout_s=300)
+        # The helper answers before systemd listens; --wait needs somebody to ask.
+        booted = "until test -S /run/systemd/private; do sleep 1; done; systemctl is-system-running --wait"
+        vmm.ok("exec", "unified", "sh", "-c", booted, timeout_s=300)
         yield vmm
     finally:
         vmm.run("rm", "-f", "--all", timeout_s=120)
