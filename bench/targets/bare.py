@@ -10,10 +10,12 @@ import contextlib
 import os
 import shlex
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.core.target import Cell, Held, Parts, Unavailable
@@ -47,8 +49,11 @@ class Qemu(Machine):
         return replace(parts, accelerator=self._accelerator)
 
     def _started(self, instance: Instance, cell: Cell, stdio: Stdio, edges: Edges) -> int:
+        until_s = time.monotonic() + cell.deadline_s
         with self._machine(instance, edges):
-            return _executed(instance, cell, stdio, time.monotonic() + cell.deadline_s)
+            if "earlyprintk" in cell.param("append", ""):  # else a quiet kernel may never say a word
+                edges.mark("t4", _first_byte_ns(instance.run / "serial", until_s))
+            return _executed(instance, cell, stdio, until_s)
 
     @contextmanager
     def _machine(self, instance: Instance, edges: Edges) -> Iterator[None]:
@@ -124,6 +129,18 @@ def _plan(instance: Instance, accelerator: str | None) -> str:
 
     settled = instance._replace(spec={**instance.spec, "accel": accelerator or "tcg"})
     return kinds.backend(settled).plan().replace("\\\n", " ")
+
+
+def _first_byte_ns(path: Path, until_s: float) -> int:
+    """When the guest's first byte came out of its serial port (monotonic)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as serial:
+        while serial.connect_ex(str(path)):
+            if time.monotonic() > until_s:
+                raise DeadlinePassed("the machine made no serial port", str(path))
+            time.sleep(UP_POLL_S)
+        serial.settimeout(max(0.001, until_s - time.monotonic()))
+        serial.recv(1)
+        return time.monotonic_ns()
 
 
 def _executed(instance: Instance, cell: Cell, stdio: Stdio, until_s: float) -> int:

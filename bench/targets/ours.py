@@ -78,6 +78,7 @@ class Ours:
             ports=(Port(_free_port(), 22),) if boots else (),
             driver=self.driver,
             boot=self.boot(cell),
+            append=cell.param("append", "") or None,
             disk_format=cell.param("disk_format", "") or None,
         )
 

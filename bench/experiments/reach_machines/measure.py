@@ -28,9 +28,11 @@ Make = Callable[[Cell], AbstractContextManager[Burst]]
 
 
 def measure(target: Target, cell: Cell) -> Parts | tuple[Parts, ...]:
-    """A start; in workload mode what the parameter `part` names."""
+    """A start, with the time to the guest's first serial byte; in workload mode what `part` names."""
     if cell.mode != "workload":
-        return target.run_once(cell)
+        parts = target.run_once(cell)
+        first_ns = parts.edges_ns.get("t4")
+        return parts if first_ns is None else workload.with_values(parts, {"first_byte_s": first_ns / 1e9})
     make: Make | None = getattr(target, "burst", None)
     if make is None:
         return workload.skipped(f"{target.name} makes no burst")
