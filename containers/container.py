@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from containers import launch, mounts, plan, privileges, rootfs, runtime, seccomp, users
-from containers.launch import Launch
-from containers.mounts import HELPER
+from containers import launch, mounts, plan, privileges, runtime, seccomp, users
 from containers.plan import Facts, Plan
 from containers.spec import DEFAULT_CAPABILITIES, ContainerSpec, check
 from host import paths
@@ -73,20 +71,22 @@ class Container:
         facts = self.facts(helper_mode)
         made = plan.plan(self.spec, facts)
         maps = self._id_maps(facts)
-        steps = [op for op in made.ops if op.call != "tree"] if self._shifts_ids() else made.ops
+        shifts = self._shifts_ids()
         return launch.Launch(
             plan=made,
-            steps=rootfs.compiled(steps),
-            late_steps=rootfs.compiled(made.late_ops),
+            steps=[op for op in made.ops if op.call != "tree"] if shifts else made.ops,
             wanted=self.privileges(made, maps is None or maps.whole()),
+            last_capability=privileges.last_capability(),
             cgroup=self.cgroup(),
             limits=self.spec.limits,
+            launcher=str(paths.guest_helper()),
             ulimits=self.spec.ulimits,
             devices=mounts.device_rules(self.spec),
             oom_score_adj=self.spec.oom_score_adj,
             maps=maps,
+            trees=(lambda: self._trees(made, maps)) if shifts and maps else None,
             terminal=_wish(terminal, made.identity.uid) if terminal else None,
-            helper=HELPER if facts.helper else -1,
+            under_helper=bool(facts.helper),
         )
 
     def _shifts_ids(self) -> bool:
@@ -161,12 +161,11 @@ class Container:
             for mount in given:
                 owning.give(mount.source, base + who.uid, base + who.gid)
 
-    def make_mounts(self, ready: Launch) -> None:
+    def _trees(self, made: Plan, maps: IdMaps) -> dict[int, int]:
         """With --userns auto: the mounts that only the host's root may make, for the child to take over."""
-        if ready.maps and self._shifts_ids():
-            from containers import mapped
+        from containers import mapped
 
-            mapped.prepare(self.spec, self.folder, ready.plan.ops, ready.maps)
+        return mapped.trees(self.spec, self.folder, made.ops, maps)
 
     def make_etc(self) -> None:
         """The files of /etc for a container that has names to resolve."""
@@ -188,7 +187,6 @@ class Container:
     def before_go(self, pid: int) -> None:
         """With the child at its gate: write it down, and give it its network."""
         runtime.record(self.run_dir, pid)
-        rootfs.close_trees()
         if self.networked():
             from containers import networking
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from containers import foreground, launch, plan, runtime, users
+from containers import foreground, launch, plan, privileges, runtime, users
 from host import paths
 from host.edges import Edges
 from host.errors import Failure, WrongState
@@ -32,13 +31,19 @@ def run(
     request: ExecRequest,
     stdio: Stdio,
     edges: Edges | None = None,
-    body: Callable[[], None] | None = None,
 ) -> int:
     """Run the command and return its status; 126 and 127 are told on stdio.stderr.
 
-    A `body` runs inside in the command's place, with its rights; it may import nothing.
     Raises WrongState where the container does not run or is paused.
     """
+    init = running(container)
+    if os.geteuid() != 0 and differs(init.pid, "user"):
+        return _through_user_namespace(container, init, request, stdio)
+    return _run(container, init, request, stdio, edges or Edges())
+
+
+def running(container: Container) -> runtime.Init:
+    """Its first process. Raises WrongState where it does not run or is paused."""
     init = runtime.living(container.run_dir)
     if init is None:
         raise WrongState(
@@ -48,12 +53,11 @@ def run(
         raise WrongState(
             "cannot run a command in", container.spec.name, "it is paused", "vmm resume it first"
         )
-    if os.geteuid() != 0 and _differs(init.pid, "user"):
-        return _through_user_namespace(container, init, request, stdio, body)
-    return _run(container, init, request, stdio, edges or Edges(), body)
+    return init
 
 
-def _differs(pid: int, kind: str) -> bool:
+def differs(pid: int, kind: str) -> bool:
+    """Whether that process is in another namespace than we are."""
     try:
         theirs, ours = os.stat(f"/proc/{pid}/ns/{kind}"), os.stat(f"/proc/self/ns/{kind}")
     except OSError as error:
@@ -66,7 +70,6 @@ def _through_user_namespace(
     init: runtime.Init,
     request: ExecRequest,
     stdio: Stdio,
-    body: Callable[[], None] | None,
 ) -> int:
     """Only who is in the user namespace may enter the pid namespace it owns: a go-between enters and
     carries on.
@@ -75,7 +78,7 @@ def _through_user_namespace(
     try:
         pid = os.fork()
         if pid == 0:
-            _go_between(container, init, request, stdio, body)
+            _go_between(container, init, request, stdio)
         return foreground.watch(pid)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -86,7 +89,6 @@ def _go_between(
     init: runtime.Init,
     request: ExecRequest,
     stdio: Stdio,
-    body: Callable[[], None] | None,
 ) -> None:
     status = 125
     try:
@@ -97,7 +99,7 @@ def _go_between(
         os.close(fd)
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
-        status = _run(container, init, request, stdio, Edges(), body, helper)
+        status = _run(container, init, request, stdio, Edges(), helper)
     except Failure as error:
         os.write(stdio.stderr, f"vmm: {error.told()}\n".encode())
     except OSError as error:
@@ -112,16 +114,16 @@ def _run(
     request: ExecRequest,
     stdio: Stdio,
     edges: Edges,
-    body: Callable[[], None] | None,
     helper: int = -1,
 ) -> int:
     helper = helper if helper >= 0 else _read_only_helper()
     tty = request.tty and stdio.tty
     before = signal.pthread_sigmask(signal.SIG_BLOCK, foreground.PROXIED | {signal.SIGCHLD})
     try:
-        ready = _launch(container, init, request, helper, stdio if tty else None)._replace(body=body)
+        ready = launch_in(container, init, request, stdio if tty else None)
+        ready = ready._replace(launcher=f"/proc/self/fd/{helper}")
         supervise = foreground.on_terminal if tty else foreground.plain
-        return supervise(ready, stdio, edges, lambda pid: _still_same(init))
+        return supervise(ready, stdio, edges, lambda pid: still_same(init))
     except launch.CannotExecute as error:
         os.write(2 if request.detach else stdio.stderr, f"vmm: {error}\n".encode())
         return error.exit_status
@@ -130,9 +132,12 @@ def _run(
         os.close(helper)
 
 
-def _launch(
-    container: Container, init: runtime.Init, request: ExecRequest, helper: int, terminal: Stdio | None
+def launch_in(
+    container: Container, init: runtime.Init, request: ExecRequest, terminal: Stdio | None = None
 ) -> launch.Launch:
+    """The further command made ready: the container's namespaces and cgroup, its rights unless asked
+    otherwise.
+    """
     spec = container.spec
     roots = (str(container.folder / "upper"), *spec.lower_dirs)
     identity = users.resolve(request.user or spec.user, roots, () if request.user else spec.groups)
@@ -143,21 +148,21 @@ def _launch(
         tty=request.tty,
         privileged=request.privileged or spec.privileged,
     )
-    joins = tuple((kind, f"/proc/{init.pid}/ns/{kind}") for kind in _ORDER if _differs(init.pid, kind))
+    joins = tuple((kind, f"/proc/{init.pid}/ns/{kind}") for kind in _ORDER if differs(init.pid, kind))
     made = plan.joining(spec, identity, joins, words)
     wanted = container.privileges(made, _may_set_groups(init.pid))
     if request.privileged:
         wanted = wanted._replace(no_new_privileges=False, program=b"")
     return launch.Launch(
         plan=made,
-        steps=[],
-        late_steps=[],
+        steps=(),
         wanted=wanted,
+        last_capability=privileges.last_capability(),
         cgroup=container.cgroup(),
         limits=None,
+        launcher="",
         ulimits=spec.ulimits,
         terminal=foreground.wish(terminal, identity.uid, console=False) if terminal else None,
-        helper=helper,
         leave=request.detach,
     )
 
@@ -170,8 +175,8 @@ def _may_set_groups(pid: int) -> bool:
         return True
 
 
-def _still_same(init: runtime.Init) -> None:
-    # The namespace files were opened by pid: make sure that the pid meant the same process all the while.
+def still_same(init: runtime.Init) -> None:
+    """Raise WrongState unless the pid, by which files were opened, meant that process all the while."""
     if runtime.start_ticks(init.pid) != init.start_ticks:
         raise WrongState("cannot run the command", why="the container ended meanwhile")
 

@@ -1,19 +1,22 @@
-"""The parent's side of a start: clone, maps, cgroup, gate, and the child's error told in words."""
+"""The parent's side of a start: the launcher spawned, maps, cgroup, gate, and its error told in words.
+
+The other side is C (guest/launch.c): a fork of the interpreter would copy its page tables and then, as both
+write on, page after page.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from containers import init, privileges, rootfs
-from containers.mounts import describe
+from containers import encoding, privileges
+from containers.mounts import Op, describe
 from containers.plan import Plan
 from host.edges import Edges
-from host.errors import Failure, NotFound
+from host.errors import Failure, HostUnfit, NotFound
 from host.linux import syscalls as sc
 from host.linux.cgroup import Cgroup, Limits
 
@@ -39,22 +42,23 @@ class CannotExecute(Failure):
 
 
 class Launch(NamedTuple):
-    """A plan made ready: encoded, with the filter loaded."""
+    """A plan made ready, with the filter loaded; `launcher` is the path of the helper that works it off."""
 
     plan: Plan
-    steps: list[rootfs.Step]
-    late_steps: list[rootfs.Step]
+    steps: Sequence[Op]
     wanted: privileges.Privileges
+    last_capability: int
     cgroup: Cgroup
     limits: Limits | None
+    launcher: str
     ulimits: tuple[tuple[str, int, int], ...] = ()
     devices: tuple[str, ...] = ()
     oom_score_adj: int | None = None
     maps: IdMaps | None = None
+    trees: Callable[[], dict[int, int]] | None = None  # makes what only the host's root may: slot -> mount
     terminal: Wish | None = None
-    helper: int = -1
-    body: Callable[[], None] | None = None
-    leave: bool = False
+    under_helper: bool = False  # the command's pid 1 is the helper that the steps opened
+    leave: bool = False  # the command is left to the pid 1 of the namespace that we joined
 
 
 class Streams(NamedTuple):
@@ -78,46 +82,39 @@ def start(
     `before_go` gets the pid while the child waits at its gate, in its namespaces. Raises
     what the child reported, with nothing left of it.
     """
-    if len(os.listdir("/proc/self/task")) > 1:
-        raise Failure(
-            "cannot start the container", why="this process has threads, and clone(2) copies only one"
-        )
     if launch.limits is not None and launch.maps:
         launch.cgroup.create(launch.limits, launch.devices)
-    with _Ends(launch) as ends:
-        child = _child(launch, streams, ends, death_signal)
+    with Ends(launch) as ends:
         edges.mark("t2")
-        with _clocks(launch.plan):
-            pid = _clone(launch.plan.clone_flags, ends.joins, child, orphan)
+        middle = _spawned(launch, streams, ends, death_signal, orphan)
         try:
             ends.close_childs()
-            _prepare(pid, launch, ends.gate_write, before_go)
+            _prepare(launch, ends, before_go)
             _open_gate(ends.gate_write)
-            _expect_success(launch.plan, ends.report_read)
+            _expect_success(launch, ends.report_read)
             edges.mark("t6")
+            return ends.pid()
         except BaseException:
-            put_down(pid)
+            if ends.pid():
+                put_down(ends.pid())
             raise
-    return pid
+        finally:
+            os.waitpid(middle, 0)
 
 
-def _clocks(plan: Plan) -> contextlib.AbstractContextManager[None]:
-    if plan.time_offset_s is None:
-        return contextlib.nullcontext()
-    from containers import clocks
-
-    return clocks.shifted(plan.time_offset_s)
-
-
-def _prepare(pid: int, launch: Launch, gate: int, before_go: Callable[[int], None]) -> None:
+def _prepare(launch: Launch, ends: Ends, before_go: Callable[[int], None]) -> None:
     """Our part, while the child makes its mounts: it waits at its gate for what it needs of this."""
+    if launch.limits is not None and not launch.maps:
+        launch.cgroup.create(launch.limits, launch.devices)
+    pid = ends.pid()
+    if not pid:
+        _expect_success(launch, ends.report_read)
+        raise Failure("cannot start the container", launch.launcher, "the launcher ended", "make setup")
     if launch.maps:
         from host.linux import idmap
 
         idmap.write(pid, launch.maps)
-        _open_gate(gate)
-    elif launch.limits is not None:
-        launch.cgroup.create(launch.limits, launch.devices)
+        _open_gate(ends.gate_write)
     if launch.cgroup.layout.version == 2:
         launch.cgroup.add(pid)
     if launch.ulimits or launch.oom_score_adj is not None:
@@ -127,8 +124,8 @@ def _prepare(pid: int, launch: Launch, gate: int, before_go: Callable[[int], Non
     before_go(pid)
 
 
-class _Ends:
-    """The pipes, namespace files and porches of cgroups of one start, closed on every path.
+class Ends:
+    """The pipes, mounts, namespace files and porches of cgroups of one start, closed on every path.
 
     A mapped user may not open the doors, and a running container has its cgroups: both get the doors open.
     """
@@ -136,14 +133,19 @@ class _Ends:
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
 
-    def __enter__(self) -> _Ends:
+    def __enter__(self) -> Ends:
         self.joins: dict[str, int] = {}
         self.doors: list[int] = []
         self.porches: list[int] = []
+        self.trees: dict[int, int] = {}
+        self._pid = -1
         self.gate_read, self.gate_write = os.pipe2(os.O_CLOEXEC)
         self.report_read, self.report_write = os.pipe2(os.O_CLOEXEC)
-        self._childs = [self.gate_read, self.report_write]
+        self.started_read, self.started_write = os.pipe2(os.O_CLOEXEC)
+        self._childs = [self.gate_read, self.report_write, self.started_write]
         try:
+            if self._launch.trees:
+                self.trees = self._launch.trees()
             for kind, path in self._launch.plan.joins:
                 self.joins[kind] = _open_namespace(kind, path)
             limits, cgroup = self._launch.limits, self._launch.cgroup
@@ -156,19 +158,28 @@ class _Ends:
             raise
         return self
 
+    def childs(self) -> list[int]:
+        """What the launcher inherits of these."""
+        return [*self._childs, *self.trees.values(), *self.joins.values(), *self.doors, *self.porches]
+
     def close_childs(self) -> None:
         """Close what only the child may hold, or its death would not be an end of file."""
-        for fd in (*self._childs, *self.joins.values(), *self.doors, *self.porches):
+        for fd in self.childs():
             os.close(fd)
-        self._childs.clear()
-        self.joins.clear()
-        self.doors.clear()
-        self.porches.clear()
+        for held in (self._childs, self.trees, self.joins, self.doors, self.porches):
+            held.clear()
+
+    def pid(self) -> int:
+        """The child's pid, as the process in between tells it; 0 where it could make none."""
+        if self._pid < 0:
+            said = os.read(self.started_read, encoding.PID.size)
+            self._pid = encoding.PID.unpack(said)[0] if said else 0
+        return self._pid
 
     def __exit__(self, *_: object) -> None:
         self.close_childs()
-        os.close(self.gate_write)
-        os.close(self.report_read)
+        for fd in (self.gate_write, self.report_read, self.started_read):
+            os.close(fd)
 
 
 def _open_namespace(kind: str, path: str) -> int:
@@ -179,121 +190,62 @@ def _open_namespace(kind: str, path: str) -> int:
         raise NotFound(f"cannot join the {kind} namespace", path, why) from None
 
 
-def _child(launch: Launch, streams: Streams, ends: _Ends, death_signal: int) -> init.Child:
-    plan = launch.plan
-    return init.Child(
-        steps=launch.steps,
-        late_steps=launch.late_steps,
-        privileges=launch.wanted,
-        last_capability=privileges.last_capability(),
-        cwd=os.fsencode(plan.cwd),
-        umask=plan.umask,
-        candidates=tuple(map(os.fsencode, plan.candidates)),
-        argv=sc.Words([os.fsencode(word) for word in plan.argv]),
-        env=sc.Words([os.fsencode(word) for word in plan.env]),
-        stdio=streams.stdio,
-        gate=ends.gate_read,
-        report=ends.report_write,
-        joins=tuple((fd, 0) for kind, fd in ends.joins.items() if kind != "pid"),
-        doors=tuple(ends.doors),
-        porches=tuple(ends.porches),
-        door=launch.cgroup.door,
-        wait_for_maps=launch.maps is not None,
-        death_signal=0 if launch.leave else death_signal,
-        leave=launch.leave,
-        ignored=_ignored(),
-        parents=(ends.gate_write, ends.report_read),
-        helper=launch.helper,
-        body=launch.body,
-        status=streams.status,
-        terminal=launch.terminal,
-        master_to=streams.master_to,
-    )
-
-
-def _ignored() -> tuple[int, ...]:
-    """The signals that we ignore (Python itself does SIGPIPE): the command shall not inherit that."""
-    return tuple(number for number in range(1, signal.NSIG) if signal.getsignal(number) == signal.SIG_IGN)
-
-
-def _clone(flags: int, joins: dict[str, int], child: init.Child, orphan: bool) -> int:
-    """The child's pid; in the child this never returns. A pid namespace is entered by the next child only."""
-    clone = _clone_orphan if orphan else _clone_into
-    if "pid" not in joins:
-        return clone(flags, child)
-    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+def _spawned(launch: Launch, streams: Streams, ends: Ends, death_signal: int, orphan: bool) -> int:
+    """The pid of the process in between, which makes the child: ours, or an orphan of its own."""
+    plan = os.memfd_create("plan", os.MFD_CLOEXEC)
     try:
-        sc.setns(joins["pid"], sc.CLONE_NEWPID)
-        return clone(flags, child)
+        os.write(plan, encoding.encoded(launch, streams, ends, death_signal, orphan))
+        given = {plan, *ends.childs(), *streams.stdio, streams.status}
+        if streams.master_to:
+            given.add(streams.master_to.fileno())
+        # posix_spawn(3): onto itself, a descriptor stays where it is and loses its FD_CLOEXEC
+        actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in given if fd >= 0]
+        argv = ["vmm-guest", "launch", str(plan)]
+        return os.posix_spawn(launch.launcher, argv, {}, file_actions=actions, setsigdef=_ignored())
     finally:
-        _return_to(own)
-        os.close(own)
+        os.close(plan)
 
 
-def _return_to(own: int) -> None:
-    try:
-        sc.setns(own, sc.CLONE_NEWPID)
-    except PermissionError:
-        pass  # the go-between of a user namespace cannot go back, and starts nothing else
-
-
-def _clone_orphan(flags: int, child: init.Child) -> int:
-    """Clone through a process that ends at once: whoever starts a thousand containers is parent of none."""
-    read, write = os.pipe2(os.O_CLOEXEC)
-    middle = sc.clone3(0, signal.SIGCHLD)
-    if middle == 0:
-        try:
-            os.write(write, b"%d" % _clone_into(flags, child))
-        except OSError as error:
-            os.write(write, b"-%d" % (error.errno or errno.EIO))
-        finally:
-            os._exit(0)
-    os.close(write)
-    answer = int(os.read(read, 32) or b"-5")
-    os.close(read)
-    os.waitpid(middle, 0)
-    if answer < 0:
-        raise OSError(-answer, os.strerror(-answer))
-    return answer
-
-
-def _clone_into(flags: int, child: init.Child) -> int:
-    pid = sc.clone3(flags, signal.SIGCHLD)
-    if pid == 0:
-        init.main(child)
-    return pid
+def _ignored() -> list[int]:
+    """The signals that we ignore (Python itself does SIGPIPE): the command shall not inherit that."""
+    return [number for number in range(1, signal.NSIG) if signal.getsignal(number) == signal.SIG_IGN]
 
 
 def _open_gate(gate: int) -> None:
     try:
-        os.write(gate, init.GO)
+        os.write(gate, encoding.GO)
     except BrokenPipeError:
         pass  # the child ended before its gate: its report says why
 
 
-def _expect_success(plan: Plan, report: int) -> None:
-    said = os.read(report, 4096)
+def _expect_success(launch: Launch, report: int) -> None:
+    said = os.read(report, 8192)
     if not said:
         return
-    phase, step, number = init.REPORT.unpack_from(said)
-    path = os.fsdecode(said[init.REPORT.size :])
-    raise worded(plan, phase, step, number, path)
+    phase, step, number = encoding.REPORT.unpack_from(said)
+    path = os.fsdecode(said[encoding.REPORT.size :])
+    raise _worded(launch, phase, step, number, path)
 
 
-def worded(plan: Plan, phase: int, step: int, number: int, path: str) -> Failure:
+def _worded(launch: Launch, phase: int, step: int, number: int, path: str) -> Failure:
     """What the child reported, as the sentence for the user."""
-    why = os.strerror(number)
-    if phase == init.EXEC:
+    plan, why = launch.plan, os.strerror(number)
+    if phase == encoding.EXEC:
         return CannotExecute(plan.command, number)
-    if phase == init.TERMINAL:
+    if phase == encoding.TERMINAL:
         return Failure("cannot make a terminal", path, why)
-    if phase == init.JOIN:
+    if phase == encoding.JOIN:
         return Failure("cannot enter the cgroup", plan.argv[0], why)
-    if phase == init.CWD:
+    if phase == encoding.CWD:
         return Failure("cannot enter the working directory", path, why)
-    if phase == init.PRIVILEGES:
+    if phase == encoding.PRIVILEGES:
         return Failure("cannot give up privileges", plan.argv[0], why)
-    ops = plan.late_ops if phase == init.CGROUP else plan.ops
+    if phase == encoding.NAMESPACES:
+        return Failure("cannot make or enter the namespaces", plan.argv[0], why)
+    if phase == encoding.CLOCKS:
+        hint = "as root, on a kernel with CONFIG_TIME_NS; or leave --time-offset out"
+        return HostUnfit("cannot make the time namespace", why=why, hint=hint)
+    ops = plan.late_ops if phase == encoding.CGROUP else launch.steps
     return Failure("cannot set up the container", path, f"{why}, at: {describe(ops[step])}")
 
 

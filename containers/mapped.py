@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from containers import mounts, privileges, rootfs
+from containers import privileges
+from containers.mounts import ROOT, Op
 from containers.spec import ContainerSpec
 from host import records
 from host.errors import HostUnfit
@@ -53,16 +54,35 @@ def _read(folder: Path) -> int | None:
         return None
 
 
-def prepare(spec: ContainerSpec, folder: Path, ops: tuple[mounts.Op, ...], maps: IdMaps) -> None:
-    """Make in this process, which may, the mounts that the child takes over: the root, and what comes in."""
-    rootfs.close_trees()
-    for call, arguments in rootfs.compiled([op for op in ops if op.call == "tree"]):
-        call(*arguments)
-    namespace = idmap.namespace(maps)
+def trees(spec: ContainerSpec, folder: Path, ops: tuple[Op, ...], maps: IdMaps) -> dict[int, int]:
+    """The mounts that this process may make and the child may not, by slot: the root, and what comes in."""
+    made: dict[int, int] = {}
     try:
-        rootfs.keep_tree(mounts.ROOT, _overlay(spec, folder, namespace, maps))
-    finally:
-        os.close(namespace)
+        for op in ops:
+            if op.call == "tree":
+                slot, source, attributes, spread = op.args
+                made[int(slot or 0)] = _tree(str(source), int(attributes or 0), int(spread or 0))
+        namespace = idmap.namespace(maps)
+        try:
+            made[ROOT] = _overlay(spec, folder, namespace, maps)
+        finally:
+            os.close(namespace)
+    except BaseException:
+        for fd in made.values():
+            os.close(fd)
+        raise
+    return made
+
+
+def _tree(source: str, attributes: int, spread: int) -> int:
+    flags = sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC | sc.AT_RECURSIVE
+    fd = sc.open_tree(sc.AT_FDCWD, os.fsencode(source), flags)
+    try:
+        sc.mount_setattr(fd, b"", sc.AT_EMPTY_PATH | sc.AT_RECURSIVE, attributes, spread=spread)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _overlay(spec: ContainerSpec, folder: Path, namespace: int, maps: IdMaps) -> int:

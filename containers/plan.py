@@ -96,7 +96,7 @@ def joining(
         late_ops=(),
         settings=(),
         candidates=candidates(words.argv[0], env),
-        argv=("vmm-guest", "exec", "--report-fd", "3", "--", *words.argv),
+        argv=words.argv,
         env=env,
         identity=identity,
         capabilities=mask(None if words.privileged else spec.capabilities),
@@ -107,7 +107,7 @@ def joining(
 
 
 def _argv(spec: ContainerSpec, facts: Facts) -> tuple[str, ...]:
-    """The command, under the helper where one is asked for; the numbers are where containers.init puts
+    """The command, under the helper where one is asked for; the numbers are where guest/launch.c puts
     things.
     """
     if not facts.helper:

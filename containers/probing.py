@@ -1,9 +1,9 @@
 """What a process inside a container can reach: tried from inside, with its rights, needing nothing of its
 image.
 
-The probes run in a joiner that stays our own process to the end (`body` of containers.joining): everything
-they use is imported before, and each is a system call or the opening of a file that a sound container
-refuses. What is tried is undone at once where it succeeds.
+The probes run in a process that stays ours to the end (containers.visiting): everything they use is imported
+before, and each is a system call or the opening of a file that a sound container refuses. What is tried is
+undone at once where it succeeds.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from containers import joining
+from containers import visiting
 from host.errors import Unsupported
-from host.exec_request import ExecRequest
 from host.linux import syscalls as sc
-from host.stdio import Stdio
 
 if TYPE_CHECKING:
     from containers.container import Container
@@ -191,8 +189,7 @@ def probe(container: Container) -> str:
     _host_pid_namespace = os.readlink(b"/proc/self/ns/pid")
     read, write = os.pipe2(os.O_CLOEXEC)
     try:
-        stdio = Stdio(0, write, write)
-        joining.run(container, ExecRequest(("vmm probe",), cwd="/"), stdio, body=_try_all)
+        visiting.visit(container, _try_all, write)
     finally:
         os.close(write)
     with os.fdopen(read, "rb") as answers:

@@ -3,7 +3,7 @@
  *   /init of a machine's initramfs   loads modules, mounts the root, then serves the channel as pid 1 (command
  *                                    mode) or beside the image's own init (system mode, vmm.init=)
  *   vmm-guest init [--mark] -- CMD   reaper for containers and for the bench: forwards signals, gives the status on
- *   vmm-guest exec [...] -- CMD      becomes CMD (what containers exec through)
+ *   vmm-guest launch FD              makes a container and becomes its command (launch.c)
  *   vmm-guest hold [...] -- CMD      the same as init, and writes the status to a descriptor, with a terminal if asked
  *
  * The image needs nothing: no shell, no libc, no /dev. The frames are told in PROTOCOL.md beside this file.
@@ -37,6 +37,8 @@
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "launch.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the frames are little-endian");
 
@@ -1033,7 +1035,7 @@ static struct {
     int status_fd, report_fd, terminal;
 } hold = {false, -1, -1, -1};
 
-/* The host's engine reads (phase, step, errno); phase 4 is "execute" there (containers/init.py). */
+/* The host's engine reads (phase, step, errno); phase 4 is "execute" there (containers/encoding.py). */
 static void report_exec_failure(const char *command, int error) {
     int report[3] = {4, 0, error};
     if (hold.report_fd < 0) say("vmm-guest: cannot execute %s: %s\n", command, strerror(error));
@@ -1122,7 +1124,7 @@ static void let_drain(void) {
 }
 
 static int hold_usage(void) {
-    return say("usage: vmm-guest init|hold|exec [--mark] [--status-fd N] [--report-fd N] [--tty N] -- COMMAND [ARG...]\n"), 125;
+    return say("usage: vmm-guest init|hold [--mark] [--status-fd N] [--report-fd N] [--tty N] -- COMMAND [ARG...]\n"), 125;
 }
 
 static char **hold_options(char **argv) {
@@ -1136,15 +1138,6 @@ static char **hold_options(char **argv) {
         else fcntl(*value = atoi(*++argv), F_SETFD, FD_CLOEXEC);
     }
     return *argv && argv[1] ? argv + 1 : NULL;
-}
-
-/* Become the command: what /proc/self/exe was before is then this program, never the engine's interpreter. */
-static int exec_only(char **argv) {
-    char **command = hold_options(argv);
-    if (!command) return hold_usage();
-    execvp(command[0], command);
-    report_exec_failure(command[0], errno);
-    return 126;
 }
 
 static int init_or_hold(char **argv) {
@@ -1166,7 +1159,7 @@ static int init_or_hold(char **argv) {
 
 int main(int argc, char **argv) {
     if (argc > 1 && (strcmp(argv[1], "init") == 0 || strcmp(argv[1], "hold") == 0)) return init_or_hold(argv + 2);
-    if (argc > 1 && strcmp(argv[1], "exec") == 0) return exec_only(argv + 2);
+    if (argc > 2 && strcmp(argv[1], "launch") == 0) return launch(atoi(argv[2]));
     if (getpid() != 1) return hold_usage();
     boot(argv[0]);
 }

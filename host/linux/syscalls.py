@@ -139,7 +139,6 @@ _fsconfig = _prototype("fsconfig", c_int, c_uint, c_char_p, c_char_p, c_int)
 _fsmount = _prototype("fsmount", c_int, c_uint, c_uint)
 _setfsuid = _prototype("setfsuid", c_uint)
 _setfsgid = _prototype("setfsgid", c_uint)
-_execveat = _prototype("execveat", c_int, c_char_p, c_void_p, c_void_p, c_int)
 
 
 def _failed(path: bytes | None = None) -> OSError:
@@ -321,12 +320,6 @@ def execve(path: bytes, argv: Words, env: Words) -> None:
     """execve(2): returns only by raising."""
     _execve(path, argv.address, env.address)
     raise _failed(path)
-
-
-def execveat(fd: int, argv: Words, env: Words) -> None:
-    """execveat(2) of the file behind `fd` itself: returns only by raising."""
-    _execveat(fd, b"", argv.address, env.address, AT_EMPTY_PATH)
-    raise _failed()
 
 
 def loopback_up() -> None:

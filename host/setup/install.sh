@@ -49,10 +49,10 @@ python_env() { # $1: extras of pyproject.toml
 }
 guest_helper() { # $1: the compiler, $2: what its machine is called behind the helper's name
     helper="$venv/lib/vmm/vmm-guest$2"
-    if [ "$helper" -nt "$top/guest/vmm-guest.c" ]; then say "guest helper$2: up to date"; return; fi
+    if [ -z "$(find "$top/guest" -name '*.[ch]' -newer "$helper" 2>&1)" ]; then say "guest helper$2: up to date"; return; fi
     say "compiling the guest helper$2"
     mkdir -p "$venv/lib/vmm"
-    quietly "$1" "$1" -static -O2 -Wall -Wextra -Werror -o "$helper.new" "$top/guest/vmm-guest.c"
+    quietly "$1" "$1" -static -O2 -Wall -Wextra -Werror -o "$helper.new" "$top"/guest/*.c
     mv "$helper.new" "$helper"
 }
 bytecode() { # an editable install compiles nothing, and where nobody may write, each start would compile anew

@@ -19,7 +19,6 @@ from containers.spec import DEFAULT_CAPABILITIES, Device, Mount
 from host import paths
 from host.edges import Edges
 from host.errors import Failure, HostUnfit, Usage
-from host.stdio import Stdio
 
 
 def until(condition, what: str, timeout_s: float = 20) -> None:
@@ -320,17 +319,26 @@ def test_the_helper_as_pid_1_cannot_be_overwritten(lab):
 
 
 def test_before_it_becomes_the_command_nobody_inside_may_trace_it(lab):
-    """CVE-2016-9962: with its rights given up and its program still ours, the joiner is not dumpable."""
-    from containers import joining
-    from host.exec_request import ExecRequest
+    """CVE-2016-9962: whoever enters with our program in memory is hidden before it can be seen inside."""
+    container = lab.make("/bin/sleep", "60", name="t")
+    container.start(Edges())
+    lines = traced(lab, "t", 'container.exec(ExecRequest(("true",)), Stdio())', "prctl,setns,clone,execve")
+    launcher = next(line.split()[0] for line in lines if '"launch"' in line)
+    calls = [line.split(None, 1)[1] for line in lines if line.split()[0] == launcher]
+    hidden = next(n for n, call in enumerate(calls) if "PR_SET_DUMPABLE, SUID_DUMP_DISABLE" in call)
+    seen = next(n for n, call in enumerate(calls) if call.startswith(("setns(", "clone(")))
+    assert hidden < seen
+
+
+def test_a_visitor_of_ours_inside_may_not_be_traced_either(lab):
+    from containers import visiting
     from host.linux import syscalls as sc
 
     container = lab.make("/bin/sleep", "60")
     container.start(Edges())
     read, write = os.pipe()
     get_dumpable = 3  # PR_GET_DUMPABLE, prctl(2)
-    stdio = Stdio(0, write, write)
-    joining.run(container, ExecRequest(("x",)), stdio, body=lambda: print_number(sc.prctl(get_dumpable)))
+    assert visiting.visit(container, lambda: print_number(sc.prctl(get_dumpable)), write) == 0
     assert os.read(read, 10) == b"0"
     os.close(read)
     os.close(write)
@@ -444,7 +452,10 @@ container = Container(folder, Path({run!r}), spec)
 """
 
 
-def traced(lab, name: str, last_line: str) -> list[str]:
+FILES = "open,openat,openat2,pivot_root,setns,execve,execveat,connect"
+
+
+def traced(lab, name: str, last_line: str, calls: str = FILES) -> list[str]:
     """strace of a Python that has a container of that name at hand, and does the last line."""
     if not Path("/usr/bin/strace").exists():
         pytest.skip("not installed: strace")
@@ -456,9 +467,8 @@ def traced(lab, name: str, last_line: str) -> list[str]:
         run=str(paths.run_dir(lab.home) / name),
     )
     log = lab.home / "trace"
-    calls = "trace=open,openat,openat2,pivot_root,setns,execve,execveat,connect"
     words = [sys.executable, "-c", script + last_line]
-    subprocess.run(["strace", "-f", "-o", str(log), "-e", calls, *words], check=True, timeout=60)
+    subprocess.run(["strace", "-f", "-o", str(log), "-e", f"trace={calls}", *words], check=True, timeout=60)
     return log.read_text().splitlines()
 
 
