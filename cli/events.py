@@ -6,8 +6,9 @@ import argparse
 import json
 import time
 
+from cli import listing
 from host.sizes import parse_seconds
-from instances import events, registry, runs
+from instances import events, kinds, registry, runs
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +31,20 @@ def main(args: argparse.Namespace) -> int:
                 _tell(event, args)
     if args.no_follow:
         return 0
-    for event in events.follow(_states):
+    for event in events.follow(_look):
         _tell(event, args)
     return 0
 
 
-def _states() -> dict[str, tuple[str, str]]:
-    return {one.name: (one.kind, runs.row(one).state) for one in registry.every()}
+def _look() -> dict[str, events.Seen]:
+    return {one.name: _seen(runs.row(one)) for one in registry.every()}
+
+
+def _seen(row: runs.Row) -> events.Seen:
+    spec, restarts = row.instance.spec, 0
+    if not row.trouble and (spec.get("restart", "no") != "no" or spec.get("health")):
+        restarts = kinds.backend(row.instance).inspect().get("restarts", 0)
+    return events.Seen(row.instance.kind, row.state, row.status, listing.health(row), restarts)
 
 
 def _tell(event: events.Event, args: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--no-trunc", action="store_true", help="whole ids and commands")
     add("--json", action="store_true", help="one JSON document")
-    add("--format", metavar="FORM", help="a line for each, for example '{name} {state}'")
+    add("--format", metavar="FORM", help="a line for each, for example '{name} {state}', or json")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
     show_all = args.all or any(key in ("state", "status") for key, _ in wanted)
     rows = [row for row in runs.listing() if show_all or row.state in kinds.RUNNING or row.state == "unknown"]
     shown = [fields for row in rows if _matches(fields := facts(row), wanted)]
-    if args.json:
+    if args.json or args.format == "json":
         print(table.document(instances=shown))
     elif args.quiet:
         table.say("\n".join(one["id"] if args.no_trunc else names.short(one["id"]) for one in shown))
@@ -60,7 +60,7 @@ def facts(row: runs.Row) -> dict[str, Any]:
         "created_unix_s": one.created_unix_s,
         "state": row.state,
         "status": row.status,
-        "health": _health(row),
+        "health": health(row),
         "trouble": row.trouble,
         "driver": one.spec.get("driver", "qemu") if one.kind == kinds.MACHINE else "",
         "ports": _ports(one),
@@ -69,7 +69,7 @@ def facts(row: runs.Row) -> dict[str, Any]:
     }
 
 
-def _health(row: runs.Row) -> str:
+def health(row: runs.Row) -> str:
     """What the check of a running instance last said; nothing where there is none."""
     if row.state != "running" or not row.instance.spec.get("health"):
         return ""

@@ -139,6 +139,9 @@ def _container(group: argparse._ArgumentGroup) -> None:
     add("--health-start-period", metavar="TIME", help="failures do not count so early (0s)")
     add("--health-retries", metavar="N", type=int, help="failures in a row that mean ill (3)")
     add("--health-on-failure", choices=("none", "kill", "restart", "stop"), help="what to do then")
+    add("--no-healthcheck", action="store_true", help="not even the image's own")
+    log = "max-size (10M), or max-file: how many of them (3)"
+    add("--log-opt", metavar="K=V", action="append", default=[], help=log)
     add("--userns", metavar="MODE", help="auto: ids of its own on the host")
     add("--pid", metavar="MODE", help="host, or container:NAME")
     add("--ipc", metavar="MODE", help="host, or container:NAME")
@@ -262,6 +265,8 @@ def _container_words(args: argparse.Namespace) -> dict[str, Any]:
         "time_offset_s": _maybe(args.time_offset, parse_seconds),
         "health_retries": args.health_retries,
         "health_action": args.health_on_failure,
+        "no_healthcheck": args.no_healthcheck,
+        "log_opts": _pairs(args.log_opt, "log option"),
         "userns": args.userns,
         "pid": args.pid,
         "ipc": args.ipc,

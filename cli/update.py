@@ -17,6 +17,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpus", metavar="N", help="processors")
     parser.add_argument("--pids-limit", metavar="N", type=int, help="most processes (containers)")
     parser.add_argument("--cpu-shares", metavar="N", type=int, help="weight against neighbours (containers)")
+    parser.add_argument("--memory-swap", metavar="SIZE", help="memory and swap together (containers)")
+    parser.add_argument("--cpuset-cpus", metavar="LIST", help="which processors (containers)")
+    parser.add_argument("--blkio-weight", metavar="N", type=int, help="share of the disks (containers)")
+    parser.add_argument("--restart", metavar="POLICY", help="another restart policy (containers)")
     disk, nic = "a disk more (machines)", "one more card of QEMU's NAT (running machines)"
     parser.add_argument("--add-disk", metavar="NAME=SIZE|FILE", action="append", default=[], help=disk)
     parser.add_argument("--remove-disk", metavar="NAME", action="append", default=[], help="take it away")
@@ -32,6 +36,10 @@ def main(args: argparse.Namespace) -> int:
         "cpus": None if args.cpus is None else cpus_of(args.cpus),
         "pids": args.pids_limit,
         "shares": args.cpu_shares,
+        "memory_swap_bytes": None if args.memory_swap is None else parse_bytes(args.memory_swap, "swap size"),
+        "cpuset": args.cpuset_cpus,
+        "io_weight": args.blkio_weight,
+        "restart": args.restart,
     }
     changes = {key: value for key, value in asked.items() if value is not None}
     plugs = [(word, one) for word in _PLUGS for one in getattr(args, word)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from cli import table
@@ -24,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rm = words.add_parser("rm", help="delete volumes and their files")
     rm.add_argument("names", metavar="NAME", nargs="+")
     prune = words.add_parser("prune", help="delete every volume that no instance names")
-    prune.add_argument("-f", "--force", action="store_true", help="as docker has it: we never ask")
+    prune.add_argument("-f", "--force", action="store_true", help="do not ask")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -37,11 +38,20 @@ def main(args: argparse.Namespace) -> int:
         print(table.document(volumes=[_facts(volumes.find(name)) for name in args.names]))
         return 0
     if args.word == "prune":
-        table.say("\n".join(volumes.prune()))
-        return 0
+        return _prune(args.force)
     for name in args.names:
         volumes.remove(name)
         print(name)
+    return 0
+
+
+def _prune(force: bool) -> int:
+    """At a terminal it is asked first: what is in a volume is nowhere else."""
+    if not force and sys.stdin.isatty() and (idle := [one.name for one in volumes.every() if not one.users]):
+        question = f"This deletes {', '.join(idle)} and all that is in them. Go on? [y/N] "
+        if input(question).strip().lower() not in ("y", "yes"):
+            return 1
+    table.say("\n".join(volumes.prune()))
     return 0
 
 

@@ -204,7 +204,7 @@ def stop(container: Container, time_s: float) -> str:
         kill(container, number)
     why = ""
     if not wait_gone(container, time_s):
-        why = _why_not_gone(container, number, time_s)
+        why = _why_not_gone(container, number, time_s) if time_s > 0 else ""  # 0: nobody was asked
         end(container)
         if not wait_gone(container, 10):
             raise DeadlinePassed("cannot stop", container.spec.name, "it lives 10 s after SIGKILL (state D?)")
@@ -214,9 +214,7 @@ def stop(container: Container, time_s: float) -> str:
 
 def _why_not_gone(container: Container, number: int, time_s: float) -> str:
     init = runtime.living(container.run_dir)
-    if init is None:
-        return ""
-    pid = _command_pid(init.pid)
+    pid = _command_pid(init.pid) if init else 0
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -237,11 +235,11 @@ def _why_not_gone(container: Container, number: int, time_s: float) -> str:
 
 
 def _command_pid(init: int) -> int:
-    """The command itself: the helper's first child, or pid 1 where there is no helper."""
+    """The command itself: the helper's first child, 0 once that has ended, or pid 1 without a helper."""
     try:
         if Path(f"/proc/{init}/cmdline").read_bytes().startswith(b"vmm-guest\0"):
-            return int(Path(f"/proc/{init}/task/{init}/children").read_text().split()[0])
-    except (OSError, IndexError):
+            return int((*Path(f"/proc/{init}/task/{init}/children").read_text().split(), 0)[0])
+    except OSError:
         pass
     return init
 

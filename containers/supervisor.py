@@ -181,7 +181,8 @@ class Supervisor:
         self.adopt_all()
 
     def _clean(self, ward: Ward) -> None:
-        container, init = ward.container, ward.init
+        # Anew: `vmm update --restart` may have changed what is to come.
+        container, init = self._container(ward.container.folder.name) or ward.container, ward.init
         lived_s = (time.time_ns() - init.started_unix_ns) / 1e9 if init else 0.0
         try:
             container.clean()

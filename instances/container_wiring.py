@@ -54,12 +54,13 @@ def container_spec(
         sysctls=request.sysctls,
         ulimits=tuple(_ulimit(text) for text in request.ulimits),
         stop_signal=(request.stop_signal or config.stop_signal or "TERM").removeprefix("SIG"),
-        restart=_restart(request.restart),
+        restart=restart_policy(request.restart),
         health=_health(request, config),
         ephemeral=request.rm,
         privileged=request.privileged,
         oom_score_adj=request.oom_score_adj,
         time_offset_s=request.time_offset_s,
+        **_log(request.log_opts),
         **_resolving(request),
         **_namespaces(request),
         **_security(request),
@@ -69,19 +70,10 @@ def container_spec(
 
 
 def limits(request: RunRequest) -> Limits:
-    """The cgroup limits asked for; docker's --memory-swap counts memory and swap together."""
-    swap = None
-    if request.memory_swap_bytes is not None:
-        swap = request.memory_swap_bytes - (request.memory_bytes or 0)
-        if request.memory_bytes is None or swap < 0:
-            raise Usage(
-                "cannot set --memory-swap",
-                why="it counts memory and swap together",
-                hint="give --memory, not above it",
-            )
+    """The cgroup limits asked for."""
     return Limits(
         memory_bytes=request.memory_bytes,
-        swap_bytes=swap,
+        swap_bytes=swap_beyond(request.memory_swap_bytes, request.memory_bytes),
         cpus=request.cpus,
         shares=request.cpu_shares,
         cpuset=request.cpuset,
@@ -90,6 +82,27 @@ def limits(request: RunRequest) -> Limits:
         io_bps=_rates(request, "bps"),
         io_iops=_rates(request, "iops"),
     )
+
+
+def swap_beyond(together_bytes: int | None, memory_bytes: int | None) -> int | None:
+    """The swap of docker's --memory-swap, which counts memory and swap together."""
+    if together_bytes is None:
+        return None
+    if memory_bytes is None or together_bytes < memory_bytes:
+        why, hint = "it counts memory and swap together", "give --memory, not above it"
+        raise Usage("cannot set --memory-swap", why=why, hint=hint)
+    return together_bytes - memory_bytes
+
+
+def updated(spec: dict[str, Any], changes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A container's recorded spec after `vmm update`, and the limits (fields of Limits) among the changes."""
+    limits = {key: value for key, value in changes.items() if key not in ("restart", "memory_swap_bytes")}
+    now = {**spec.get("limits", {}), **limits}
+    swap = swap_beyond(changes.get("memory_swap_bytes"), now.get("memory_bytes"))
+    if swap is not None:
+        limits["swap_bytes"] = now["swap_bytes"] = swap
+    policy = {"restart": restart_policy(changes["restart"])} if "restart" in changes else {}
+    return {**spec, "limits": now, **policy}, limits
 
 
 def _rates(request: RunRequest, unit: str) -> tuple[tuple[str, str, int], ...]:
@@ -180,7 +193,8 @@ def _ulimit(text: str) -> tuple[str, int, int]:
     return name, low, high
 
 
-def _restart(policy: str) -> str:
+def restart_policy(policy: str) -> str:
+    """The policy, when it is one; Usage otherwise."""
     word, colon, count = policy.partition(":")
     known = ("no", "always", "on-failure", "unless-stopped")
     if word not in known or (colon and (word != "on-failure" or not count.isdigit())):
@@ -191,6 +205,8 @@ def _restart(policy: str) -> str:
 def _health(request: RunRequest, config: ImageConfig) -> Health | None:
     told = config.healthcheck
     argv: tuple[str, ...]
+    if request.no_healthcheck:
+        return None
     if request.health_cmd is not None:
         argv = ("/bin/sh", "-c", request.health_cmd)
     elif told and told.test and told.test[0] == "CMD":
@@ -210,6 +226,22 @@ def _health(request: RunRequest, config: ImageConfig) -> Health | None:
         retries=request.health_retries or (told and told.retries) or plain.retries,
         action=request.health_action or plain.action,
     )
+
+
+def _log(options: tuple[tuple[str, str], ...]) -> dict[str, int]:
+    """How large the log may grow before it is rotated, and how many files are kept, in docker's words."""
+    from host.sizes import parse_bytes
+
+    made = {}
+    for key, value in options:
+        if key == "max-size":
+            made["log_bytes"] = parse_bytes(value, "log size")
+        elif key == "max-file" and value.isdigit() and int(value):
+            made["log_files"] = int(value)
+        else:
+            hint = "max-size=10M, max-file=3"
+            raise Usage("no such log option", repr(f"{key}={value}"), hint=hint)
+    return made
 
 
 def _namespaces(request: RunRequest) -> dict[str, Any]:

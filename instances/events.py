@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from host import paths
 
@@ -57,23 +57,50 @@ def past() -> list[Event]:
     return found
 
 
-def follow(states: Callable[[], dict[str, tuple[str, str]]]) -> Iterator[Event]:
-    """Events from now on, for ever; `states` gives name -> (kind, state) and shows what ended by itself."""
-    seen, known = _position(), states()
+class Seen(NamedTuple):
+    """What was seen of one instance: `status` is None while it runs or where nobody knows it, `restarts`
+    counts those that its policy or its health asked for.
+    """
+
+    kind: str
+    state: str
+    status: int | None = None
+    health: str = ""
+    restarts: int = 0
+
+
+def follow(look: Callable[[], dict[str, Seen]]) -> Iterator[Event]:
+    """Events from now on, for ever; `look` sees every instance and shows what happened by itself."""
+    seen, known = _position(), look()
     while True:
         time.sleep(_LOOK_EVERY_S)
         told, seen = _since(seen)
         yield from told
-        now = states()
-        for name, (kind, state) in now.items():
-            before = known.get(name, (kind, ""))[1]
-            if state == "exited" and before not in ("", "exited") and not _was_told(told, name):
-                yield {"at_unix_s": round(time.time(), 3), "event": "exited", "name": name, "kind": kind}
+        now = look()
+        for name, one in now.items():
+            for what, more in _by_itself(
+                known.get(name), one, {e["event"] for e in told if e["name"] == name}
+            ):
+                yield {
+                    "at_unix_s": round(time.time(), 3),
+                    "event": what,
+                    "name": name,
+                    "kind": one.kind,
+                    **more,
+                }
         known = now
 
 
-def _was_told(told: list[Event], name: str) -> bool:
-    return any(event["name"] == name and event["event"] in ("exited", "stopped", "killed") for event in told)
+def _by_itself(before: Seen | None, now: Seen, told: set[str]) -> Iterator[tuple[str, Event]]:
+    """What changed between two looks and no command has told: an end, a restart, another health."""
+    if before is None:
+        return
+    if now.state == "exited" != before.state and not told & {"exited", "stopped", "killed"}:
+        yield "exited", {"status": now.status}
+    if now.restarts > before.restarts:
+        yield "restarted", {}
+    if now.health != before.health and now.health in ("healthy", "unhealthy"):
+        yield now.health, {}
 
 
 def _position() -> tuple[int, int]:

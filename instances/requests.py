@@ -112,6 +112,8 @@ class RunRequest(NamedTuple):
     io_rates: tuple[tuple[str, str, str], ...] = ()  # (read or write, bps or iops, DEVICE:RATE)
     groups: tuple[str, ...] = ()
     time_offset_s: float | None = None
+    log_opts: tuple[tuple[str, str], ...] = ()
+    no_healthcheck: bool = False
 
 
 # field -> (its flag, what a user of the other kind does instead)
@@ -176,6 +178,8 @@ _CONTAINER_ONLY = {
     "io_rates": ("--device-read-bps and its kin", "use --ct"),
     "groups": ("--group-add", "name user and group together: --user USER:GROUP"),
     "time_offset_s": ("--time-offset", "a machine has clocks of its own"),
+    "log_opts": ("--log-opt", "what a machine says is not rotated; use --ct"),
+    "no_healthcheck": ("--no-healthcheck", "machines have no health check"),
 }
 
 

@@ -346,22 +346,25 @@ def ports(instance: Instance) -> list[Port]:
 
 
 def update(instance: Instance, changes: dict[str, Any]) -> bool:
-    """Other limits (memory_bytes, cpus, pids, shares), kept in the record; whether they are in force already.
+    """Other limits (memory_bytes, cpus ...) or restart policy, kept in the record; whether in force already.
 
     Raises Unsupported for what the kind has not, or cannot change while it runs.
     """
     with registry.held(instance):
         backend = kinds.backend(instance)
         running = backend.state() in kinds.RUNNING
+        live = changes
         if instance.kind == kinds.CONTAINER:
-            spec = {**instance.spec, "limits": {**instance.spec.get("limits", {}), **changes}}
-        elif foreign := {"pids", "shares"} & set(changes):
+            from instances import container_wiring
+
+            spec, live = container_wiring.updated(instance.spec, changes)
+        elif foreign := set(changes) - {"memory_bytes", "cpus"}:
             hint = "--memory and --cpus are what a machine has"
             raise Unsupported(f"cannot update {foreign.pop()}", instance.name, "it is a machine", hint)
         else:
             spec = {**instance.spec, **changes}
-        if running:
-            kinds.optional(instance, "update")(**changes)
+        if running and live:
+            kinds.optional(instance, "update")(**live)
         registry.save(instance._replace(spec=spec))
         events.happened("updated", instance.name, instance.kind, **changes)
         return running

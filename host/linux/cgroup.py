@@ -367,7 +367,8 @@ class Cgroup:
     def _freezer(self, on: bool) -> tuple[str, str, str, str]:
         directory = self.directory("freezer")
         if directory is None:
-            raise HostUnfit("cannot pause", self.name, self.layout.why_not or "no freezer", "run as root")
+            hint = DELEGATION_HINT.replace("leave the limit out", "stop it")
+            raise HostUnfit("cannot pause", self.name, self.layout.why_not or "no freezer", hint)
         if self.layout.version == 1:
             state = f"{directory}/freezer.state"
             return state, "FROZEN" if on else "THAWED", state, "FROZEN"

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from host import paths, records
-from host.errors import BadData, Failure, InUse, NotFound, Usage
+from host.errors import BadData, Failure, HostUnfit, InUse, NotFound, Usage
 from host.linux.net import addresses, names, netlink, nftables, ports
 from host.linux.net.addresses import Subnet, told
 from host.linux.net.leases import Leases
@@ -137,9 +137,13 @@ def create(
 ) -> Network:
     """Create a network: a record, nothing in the kernel yet.
 
-    Raises InUse where the name is taken or the subnet meets a route of this host or another network.
+    Raises InUse where the name is taken or the subnet meets a route of this host or another network, and
+    HostUnfit without root.
     """
     check_name(name)
+    if os.geteuid() and name != DEFAULT:
+        hint = "without root a container has --network user (slirp4netns), or none"
+        raise HostUnfit("cannot create the network", repr(name), "bridges belong to root", hint)
     with records.lock(paths.ensure(home / "networks") / ".lock"):
         if (folder_of(home, name) / "network.json").exists():
             raise InUse(
@@ -328,6 +332,7 @@ def remove(home: Path, name: str) -> None:
         if alive:
             hint = f"vmm rm -f {' '.join(alive)}"
             raise InUse("cannot remove the network", repr(name), f"{', '.join(alive)} on it", hint)
-        take_down(network)
+        if os.geteuid() == 0:  # nobody else can have brought it up
+            take_down(network)
         shutil.rmtree(folder_of(home, name))
         shutil.rmtree(network.folder)

@@ -1,0 +1,107 @@
+"""What can be changed of a container, what happens to it by itself, and what its flags are good for."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import leaks
+import pytest
+from capabilities import need
+from commandline import CommandLine
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    need("root", "busybox", "guest-helper", "cgroup", "overlay")
+    home = tmp_path_factory.mktemp("updating") / "home"
+    yield home
+    leaks.forget(home)
+
+
+@pytest.fixture
+def vmm(home: Path) -> Iterator[CommandLine]:
+    vmm = CommandLine(home)
+    vmm.env["VMM_NETWORK"] = "none"
+    yield vmm
+    vmm.run("rm", "-f", "--all")
+
+
+def until(true: Callable[[], object], what: str, timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.05)
+
+
+def state(vmm: CommandLine) -> str:
+    return str(vmm.inspect("u")["state"])
+
+
+def test_another_restart_policy_holds_for_what_runs(vmm: CommandLine) -> None:
+    vmm.ok("run", "-d", "--name", "u", "--restart", "always", "tiny", "sleep", "1000")
+    vmm.ok("update", "u", "--restart", "no")
+    os.kill(vmm.inspect("u")["pid"], signal.SIGKILL)
+    until(lambda: state(vmm) == "exited", "its end")
+    time.sleep(1.5)  # a restart would have come by now: the first is due after 0.1 s
+    assert state(vmm) == "exited"
+    assert "sometimes" in vmm.run("update", "u", "--restart", "sometimes").stderr
+
+
+def test_swap_and_processors_change_while_it_runs(vmm: CommandLine) -> None:
+    vmm.ok("run", "-d", "--name", "u", "-m", "64M", "tiny", "sleep", "1000")
+    vmm.ok("update", "u", "--memory-swap", "128M", "--cpuset-cpus", "0")
+    limits = vmm.inspect("u")["spec"]["limits"]
+    assert (limits["memory_bytes"], limits["swap_bytes"], limits["cpuset"]) == (64 << 20, 64 << 20, "0")
+    assert vmm.ok("exec", "u", "grep", "Cpus_allowed_list", "/proc/self/status").split()[1] == "0"
+    done = vmm.run("update", "u", "--memory-swap", "32M")
+    assert done.returncode == 2
+    assert vmm.inspect("u")["spec"]["limits"] == limits
+
+
+def test_a_log_is_as_large_as_asked(vmm: CommandLine) -> None:
+    options = ("--log-opt", "max-size=64k", "--log-opt", "max-file=2")
+    vmm.ok("run", "-d", "--name", "u", *options, "tiny", "sh", "-c", "seq 100000; sleep 100")
+    until(lambda: vmm.ok("logs", "-n", "1", "u") == "100000\n", "the last line")
+    sizes = [one.stat().st_size for one in (vmm.home / "instances/u").glob("log*")]
+    assert len(sizes) == 2
+    assert sum(sizes) <= 2 * (64 << 10)
+    assert vmm.run("run", "--rm", "--log-opt", "max-size=", "tiny", "true").returncode == 125
+    assert vmm.run("run", "--rm", "--log-opt", "colour=red", "tiny", "true").returncode == 125
+
+
+def test_events_tell_restarts_statuses_and_health(vmm: CommandLine) -> None:
+    vmm.ok("run", "--rm", "tiny", "true")
+    words = vmm.argv("events", "--json")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=vmm.env) as reader:
+        time.sleep(1)
+        policy = ("--restart", "on-failure:1", "--health-cmd", "true", "--health-interval", "200ms")
+        vmm.ok("run", "-d", "--name", "u", *policy, "tiny", "sh", "-c", "sleep 1; exit 3")
+        until(lambda: vmm.inspect("u")["restarts"] == 1 and state(vmm) == "exited", "the second end")
+        time.sleep(1)
+        reader.terminate()
+        told = [json.loads(line) for line in reader.stdout or [] if '"u"' in line]
+    assert [(one["event"], one.get("status")) for one in told if one["event"] != "healthy"] == [
+        ("created", None),
+        ("started", None),
+        ("exited", 3),
+        ("restarted", None),
+        ("exited", 3),
+    ]
+    assert "healthy" in [one["event"] for one in told]
+
+
+def test_no_time_to_stop_is_no_surprise(vmm: CommandLine) -> None:
+    vmm.ok("run", "-d", "--name", "u", "tiny", "sh", "-c", "trap : TERM; while :; do sleep 1; done")
+    done = vmm.run("stop", "--time", "0", "u")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ls_knows_json_as_a_form_too(vmm: CommandLine) -> None:
+    vmm.ok("create", "--name", "u", "tiny", "true")
+    assert vmm.ok("ls", "-a", "--format", "json") == vmm.ok("ls", "-a", "--json")
