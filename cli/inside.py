@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 
 from cli import keys
 from host.errors import Usage
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
+from host.typing import TYPE_CHECKING
 from instances import registry, runs
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+_FLAGS = {"i": "interactive", "t": "tty", "d": "detach"}
+_VALUES = {"-e": "env", "-w": "workdir", "-u": "user"}
+_REMAINDER = "..."  # argparse.REMAINDER
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +38,51 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add("-u", "--user", metavar="USER[:GROUP]", default="", help="whom it runs as")
     add("name", metavar="NAME", help="an instance's name or the start of its id")
     if command == "exec":
-        add("arguments", metavar="COMMAND", nargs=argparse.REMAINDER, help="the command and its words")
+        add("arguments", metavar="COMMAND", nargs=_REMAINDER, help="the command and its words")
 
 
-def main(args: argparse.Namespace) -> int:
+class Plain:
+    """What argparse would make of a plain `exec`."""
+
+    command, name, workdir, user, detach_keys = "exec", "", "", "", None
+    interactive = tty = detach = privileged = no_stdin = False
+
+    def __init__(self) -> None:
+        self.env: list[str] = []
+        self.arguments: list[str] = []
+
+
+def plain(command: str, words: Sequence[str]) -> Plain | None:
+    """`exec [-itd] [-e K=V] [-w DIR] [-u USER] NAME COMMAND...`, or None for argparse to judge.
+
+    Loading argparse and making its parser takes longer than the container takes to run the command.
+    """
+    found, rest = Plain(), iter(words)
+    for word in rest if command == "exec" else ():
+        if not word.startswith("-"):
+            found.name, found.arguments = word, [*rest]
+            return found if found.arguments and not found.arguments[0].startswith("-") else None
+        if word in _VALUES:
+            value = next(rest, "-")
+            if value.startswith("-"):
+                return None
+            _set(found, _VALUES[word], value)
+        elif len(word) > 1 and set(word[1:]) <= _FLAGS.keys():
+            for letter in word[1:]:
+                setattr(found, _FLAGS[letter], True)
+        else:
+            return None
+    return None
+
+
+def _set(found: Plain, name: str, value: str) -> None:
+    if name == "env":
+        found.env.append(value)
+    else:
+        setattr(found, name, value)
+
+
+def main(args: argparse.Namespace | Plain) -> int:
     """Go inside; the command's own status."""
     instance = registry.find(args.name)
     if args.command == "exec":
@@ -44,7 +93,7 @@ def main(args: argparse.Namespace) -> int:
     return runs.attach(instance, stdio, keys.parse(args.detach_keys))
 
 
-def _exec(instance: registry.Instance, args: argparse.Namespace) -> int:
+def _exec(instance: registry.Instance, args: argparse.Namespace | Plain) -> int:
     if not args.arguments:
         raise Usage("nothing to run", hint=f"vmm exec {args.name} COMMAND, or vmm shell {args.name}")
     if args.tty and args.interactive and not os.isatty(0):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from cli import table
 from host.errors import Usage
+from host.typing import Any
 from instances import kinds, names, registry, runs
 
 _FILTERS = ("name", "state", "kind", "image", "label", "id", "driver", "status")

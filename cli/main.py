@@ -157,6 +157,10 @@ def _dispatch(command: str, words: list[str]) -> int:
         print(f"vmm {version()}")
         return 0
     module = _module(command)
+    plain = getattr(module, "plain", None)  # the forms that are understood without argparse
+    args = plain(command, words) if plain else None
+    if args is not None:
+        return module.main(args)
     import argparse
 
     # argparse makes a formatter for each argument; without a width it asks shutil, which loads compressors

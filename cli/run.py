@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 from host.errors import Usage
 from host.sizes import parse_bytes, parse_seconds
+from host.typing import TYPE_CHECKING, Any
 from instances import requests
 from instances.kinds import CONTAINER, MACHINE
 

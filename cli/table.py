@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from typing import Any
 
 from host.errors import Usage
+from host.typing import Any
 
 SCHEMA_VERSION = 1
 _PLACE = re.compile(r"\{\{\s*(json\s+)?\.?([A-Za-z_][\w.]*)?\s*\}\}|\{([a-z_][\w.]*)\}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from containers import launch, mounts, plan, privileges, runtime, seccomp, users
 from containers.plan import Facts, Plan
@@ -14,6 +13,7 @@ from host.edges import Edges
 from host.errors import HostUnfit, WrongState
 from host.linux.cgroup import Cgroup, Layout, layout
 from host.stdio import Stdio
+from host.typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from host.exec_request import ExecRequest

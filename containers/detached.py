@@ -15,13 +15,13 @@ import stat
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from containers import launch, logs, restarts, runtime
 from host import records
 from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, WrongState
 from host.stdio import Stdio
+from host.typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from containers.container import Container

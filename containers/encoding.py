@@ -10,11 +10,11 @@ import os
 import signal
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from containers.mounts import Op
 from containers.plan import Plan
 from host.linux import syscalls as sc
+from host.typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from containers.launch import Ends, Launch, Streams

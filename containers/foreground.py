@@ -6,11 +6,11 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from containers import launch, runtime
 from host.edges import Edges
 from host.stdio import Stdio
+from host.typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from containers.container import Container

@@ -7,7 +7,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from typing import TYPE_CHECKING
 
 from containers import foreground, launch, plan, privileges, runtime, users
 from host import paths
@@ -16,6 +15,7 @@ from host.errors import Failure, WrongState
 from host.exec_request import ExecRequest
 from host.linux import syscalls as sc
 from host.stdio import Stdio
+from host.typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from containers.container import Container

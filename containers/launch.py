@@ -10,7 +10,6 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
 from containers import encoding, privileges
 from containers.mounts import Op, describe
@@ -19,6 +18,7 @@ from host.edges import Edges
 from host.errors import Failure, HostUnfit, NotFound
 from host.linux import syscalls as sc
 from host.linux.cgroup import Cgroup, Limits
+from host.typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import socket

@@ -14,7 +14,8 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+
+from host.typing import NamedTuple
 
 HEADER = struct.Struct("<BQI")
 STDOUT, STDERR = 1, 2

@@ -8,11 +8,11 @@ sight.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from containers.spec import ContainerSpec, Device, Mount
 from host.errors import NotFound, Usage
 from host.linux import syscalls as sc
+from host.typing import NamedTuple
 
 NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 LINKS = (

@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from containers.spec import ContainerSpec
 from host import records
 from host.errors import InUse, NotFound, Unsupported, WrongState
+from host.typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from host.linux.net import Lease, Port

@@ -7,7 +7,6 @@ command that would do the same by hand.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from containers import mounts
 from containers.capabilities import mask
@@ -15,6 +14,7 @@ from containers.mounts import Op
 from containers.spec import DEFAULT_PATH, ContainerSpec
 from containers.users import Identity
 from host.linux import cgroup, syscalls
+from host.typing import NamedTuple
 
 # kind, the spec's field, the flag of clone(2), the option of unshare(1)
 NAMESPACES = (

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import NamedTuple
 
 from containers.capabilities import NAMES
 from host.linux import syscalls as sc
+from host.typing import NamedTuple
 
 
 class Privileges(NamedTuple):

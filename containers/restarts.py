@@ -7,7 +7,8 @@ The count and the user's own stop lie in the run directory, so that a new superv
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+
+from host.typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from containers.container import Container

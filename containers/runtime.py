@@ -10,7 +10,8 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+
+from host.typing import NamedTuple
 
 _PF_EXITING = 0x4  # include/linux/sched.h
 

@@ -10,9 +10,9 @@ import errno
 import os
 import struct
 from pathlib import Path
-from typing import Any
 
 from host.errors import BadData, HostUnfit, Usage
+from host.typing import Any
 
 ALLOWED = tuple(
     """

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 from host.errors import Usage
 from host.linux.cgroup import Limits
+from host.typing import Any, NamedTuple
 
 # The eleven that podman keeps (containers.conf(5), default_capabilities).
 DEFAULT_CAPABILITIES = (

@@ -10,10 +10,10 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from host.errors import Usage
 from host.linux import syscalls
+from host.typing import NamedTuple
 
 _MAX_ID = (1 << 32) - 2
 _MAX_FILE_BYTES = 1 << 20

@@ -9,9 +9,9 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from host.errors import BadData, DeadlinePassed
+from host.typing import Any
 
 Record = dict[str, Any]
 

@@ -10,9 +10,9 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
 
 from host.errors import BadData, NotFound
+from host.typing import TYPE_CHECKING, Any, BinaryIO
 from images.reference import is_digest
 
 if TYPE_CHECKING:

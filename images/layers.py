@@ -10,10 +10,10 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 from host import records
 from host.errors import BadData
+from host.typing import BinaryIO, NamedTuple
 from images.blobs import Blobs, new_sha256, sha256
 
 TAR = "application/vnd.oci.image.layer.v1.tar"

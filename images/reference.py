@@ -6,9 +6,9 @@ Source: OCI distribution-spec v1.1 ("Pulling manifests"), and docker's reference
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from host.errors import Usage
+from host.typing import NamedTuple
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"

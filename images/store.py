@@ -15,10 +15,10 @@ import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from host import records
 from host.errors import BadData, NotFound, Unsupported, from_os_error
+from host.typing import Any, NamedTuple
 from images import config as configs
 from images import reference
 from images.blobs import Blobs, encode, parse

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from host.errors import Usage
+from host.typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from images.config import ImageConfig

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Any
 
 from containers.spec import (
     DEFAULT_CAPABILITIES,
@@ -17,6 +16,7 @@ from containers.spec import (
 )
 from host.errors import HostUnfit, NotFound, Usage, WrongState
 from host.linux.cgroup import Limits
+from host.typing import TYPE_CHECKING, Any
 from instances import names
 from instances.command import argv_of, environment
 

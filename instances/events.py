@@ -11,9 +11,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from host import paths
+from host.typing import Any, NamedTuple
 
 _MOST_BYTES = 1 << 20
 _LOOK_EVERY_S = 0.1

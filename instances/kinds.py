@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
-
 from host.errors import Unsupported
+from host.typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from host.edges import Edges

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 from host import paths
 from host.errors import Failure, NotFound
+from host.typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from images.store import Image, Store

@@ -18,10 +18,10 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from host import paths, records
 from host.errors import BadData, InUse, NotFound
+from host.typing import Any, NamedTuple
 from instances import names
 
 SCHEMA_VERSION = 1

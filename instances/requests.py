@@ -1,9 +1,8 @@
 """What `vmm run` was asked for: its words, parsed, before any image or host is looked at."""
 
 # Without annotations from __future__: a NamedTuple compiles the text of each, 1.5 ms for RunRequest.
-from typing import NamedTuple
-
 from host.errors import Unsupported, Usage
+from host.typing import NamedTuple
 from instances.kinds import CONTAINER, MACHINE, WORDS
 
 

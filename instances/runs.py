@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, InUse, Unsupported, Usage, WrongState
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
+from host.typing import TYPE_CHECKING, Any, NamedTuple
 from instances import events, kinds, names, registry
 
 if TYPE_CHECKING:

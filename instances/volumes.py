@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 from host import paths, records
 from host.errors import InUse, NotFound
+from host.typing import NamedTuple
 from instances import names, registry
 
 _RECORD = "volume.json"

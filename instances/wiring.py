@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
+from host.typing import TYPE_CHECKING, Any, NamedTuple
 from instances import names, registry, volumes
 from instances.kinds import CONTAINER
 

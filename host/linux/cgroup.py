@@ -12,9 +12,9 @@ import signal
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from host.errors import DeadlinePassed, Failure, HostUnfit, from_os_error
+from host.typing import NamedTuple
 
 PARENT = "vmm"
 DEFAULT_PIDS = 2048

@@ -6,10 +6,10 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from host.errors import Failure, HostUnfit
 from host.linux import syscalls
+from host.typing import NamedTuple
 
 Range = tuple[int, int, int]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 from capabilities import need
 
+from cli import inside
 from cli import main as front
 from host.errors import NotFound, Usage
+from host.paths import guest_helper
 
 ALL = [(name, module) for commands in front.GROUPS.values() for name, (module, _) in commands.items()]
 # Each of these costs more than a whole container start.
@@ -171,6 +174,56 @@ def test_the_hot_path_loads_little(words: list[str], home: Path) -> None:
         )
     loaded = set(done.stdout.splitlines()[-1].split())
     assert sorted(loaded & set(FORBIDDEN)) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "without"),
+    [
+        (["run", "--ct", "--network", "none", "tiny", "true"], {"typing"}),
+        (["exec", "a", "true"], {"typing", "argparse", "gettext", "locale"}),
+    ],
+)
+def test_the_installed_command_loads_less_still(words: list[str], without: set[str], home: Path) -> None:
+    """Without `site`, as bin/vmm starts: `typing` compiles annotations, argparse loads translations."""
+    program = (
+        f"import sys; sys.path.append({str(Path(__file__).parents[2])!r})\n"
+        f"from cli.main import main\nmain({words!r}); print(*sys.modules)"
+    )
+    env = {"VMM_HOME": str(home), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "VMM_GUEST": str(guest_helper())}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-IS", "-c", program], capture_output=True, text=True, env=env, check=False
+        )
+    assert without & set(done.stdout.splitlines()[-1].split()) == set(), done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "a true",
+        "-it a sh",
+        "-i -t -d -u 0:0 -w /tmp -e A=1 -e B a sh -c x",
+        "-ti a ls -l -- --help",
+        "-w / a env A=1 -e",
+    ],
+)
+def test_a_plain_exec_means_what_argparse_makes_of_it(words: str) -> None:
+    found, parser = inside.plain("exec", words.split()), argparse.ArgumentParser(allow_abbrev=False)
+    assert found is not None
+    parser.set_defaults(command="exec")
+    inside.configure(parser)
+    expected = parser.parse_args(words.split())
+    assert {name: getattr(found, name) for name in vars(expected)} == vars(expected)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "a", "--help", "-h", "-x a true", "-u", "-u -i a true", "--privileged a true", "-e", "-- a true",
+     "a -- true", "a -l", "- a true", "-iu 0 a true", "--detach-keys=x a sh"],
+)  # fmt: skip
+def test_all_other_words_of_exec_are_argparses(words: str) -> None:
+    assert inside.plain("exec", words.split()) is None
+    assert inside.plain("shell", ["a"]) is None
 
 
 def test_an_ordinary_users_path_is_enough(home: Path) -> None:

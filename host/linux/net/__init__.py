@@ -21,7 +21,7 @@ on and stays on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from host.typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from host.linux.net.inside import loopback_up as loopback_up

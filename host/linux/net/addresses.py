@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
 
 from host.errors import HostUnfit, Usage
+from host.typing import NamedTuple
 
 # A bridge holds 1024 ports (BR_MAX_PORTS), so a /22 is as large as a network can use.
 POOL_BASE, POOL_PREFIX, CHOSEN_PREFIX = 0x0AD50000, 16, 22  # 10.213.0.0/16 in pieces of /22

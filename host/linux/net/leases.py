@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from host import records
 from host.errors import BadData
 from host.linux.net import netlink
 from host.linux.net.ports import Port
+from host.typing import NamedTuple
 
 
 class Lease(NamedTuple):

@@ -10,9 +10,9 @@ import _socket  # `socket` costs 10 ms of imports (selectors, enum) on the path 
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from host.errors import Failure
+from host.typing import NamedTuple
 
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x2, 0x4, 0x300
 NLM_F_EXCL, NLM_F_CREATE = 0x200, 0x400

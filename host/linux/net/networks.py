@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
 
 from host import paths, records
 from host.errors import BadData, Failure, HostUnfit, InUse, NotFound, Usage
@@ -23,6 +22,7 @@ from host.linux.net.addresses import Subnet, told
 from host.linux.net.leases import Leases
 from host.linux.net.netlink import Netlink, NetlinkFailed
 from host.linux.net.nftables import Element, name_key
+from host.typing import Any, NamedTuple
 
 DEFAULT = "bridge"
 TAKEN_WORDS = ("none", "host", "container", "default", "user")

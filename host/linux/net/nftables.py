@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from host.linux.net import netlink
 from host.linux.net.netlink import Netlink, NetlinkFailed, attribute, attributes, text
+from host.typing import NamedTuple
 
 NETLINK_NETFILTER, NFPROTO_IPV4 = 12, 2
 SUBSYS_NFTABLES = 10

@@ -6,11 +6,11 @@ import _socket
 import errno
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from host.errors import Failure, InUse, Unsupported, Usage
 from host.linux.net import addresses
 from host.linux.net.nftables import Element
+from host.typing import NamedTuple
 
 PROTOCOLS = {"tcp": 6, "udp": 17}
 HERE, ANYWHERE = "127.0.0.1", "0.0.0.0"
