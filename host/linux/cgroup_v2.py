@@ -114,14 +114,23 @@ def _io_bytes(path: Path) -> dict[str, int]:
 
 
 def enable_controllers(path: str) -> None:
-    """Give every controller of the group at `path` to the groups below it."""
-    for name in read(f"{path}/cgroup.controllers").split():
+    """Give every controller of the group at `path` to the groups below it.
+
+    Domain controllers first, which want our processes out of the way: a group that has processes and hands
+    on a threaded one (cpu, cpuset, pids) is the root of a threaded subtree, where no domain controller can be
+    enabled and no process moved any more (cgroup-v2.rst, Threads).
+    """
+    names = read(f"{path}/cgroup.controllers").split()
+    for name in sorted(names, key=_THREADED.__contains__):
         try:
             if not _enabled(path, name):
                 _move_into_leaf(path)
                 _enabled(path, name)
         except OSError:
             pass  # told later, by the limit that cannot be set
+
+
+_THREADED = ("cpu", "cpuset", "perf_event", "pids")
 
 
 def _enabled(path: str, name: str) -> bool:
