@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
+from host import signals
 from host.errors import Failure, Usage
+from host.typing import TYPE_CHECKING
 from instances import kinds, registry, runs
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _restart(instance: Instance, args: argparse.Namespace) -> str:
 
 
 def _kill(instance: Instance, args: argparse.Namespace) -> str:
-    runs.kill(instance, signal_number(args.signal))
+    runs.kill(instance, signals.number(args.signal))
     return instance.name
 
 
@@ -143,19 +144,6 @@ def _seconds(time_s: float) -> float:
     if not 0 <= time_s < 1e6:
         raise Usage("cannot wait", f"{time_s} s", "not a time", "for example --time 10")
     return time_s
-
-
-def signal_number(text: str) -> int:
-    """The number of `KILL`, `SIGKILL`, `kill` or `9`; raises Usage."""
-    import signal
-
-    name = text.upper().removeprefix("SIG")
-    if text.isascii() and text.isdigit() and int(text) in signal.valid_signals():
-        return int(text)
-    try:
-        return int(signal.Signals[f"SIG{name}"])
-    except KeyError:
-        raise Usage("no signal", repr(text), hint="for example TERM, HUP or 9; kill -l lists them") from None
 
 
 def _start_attached(args: argparse.Namespace) -> int:

@@ -329,7 +329,8 @@ def _env_files(files: list[str], environ: dict[str, str]) -> tuple[tuple[str, st
                     line.rstrip("\n") for line in text if line.strip() and not line.lstrip().startswith("#")
                 ]
         except (OSError, UnicodeDecodeError) as error:
-            raise Usage("cannot read the file of --env-file", file, str(error)) from None
+            why = getattr(error, "strerror", None) or "not UTF-8"
+            raise Usage("cannot read the file of --env-file", file, why) from None
     return requests.parse_env(lines, environ)
 
 

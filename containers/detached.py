@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from containers import launch, logs, restarts, runtime
-from host import records
+from host import records, signals
 from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, WrongState
 from host.stdio import Stdio
@@ -198,8 +198,7 @@ def stop(container: Container, time_s: float) -> str:
     if container.cgroup().frozen():
         container.cgroup().thaw()
     restarts.mark_stopped(container)
-    name = container.spec.stop_signal.upper().removeprefix("SIG")
-    number = int(name) if name.isdigit() else signal.Signals[f"SIG{name}"]
+    number = signals.number(container.spec.stop_signal)
     with contextlib.suppress(WrongState, ProcessLookupError):  # it may end by itself meanwhile
         kill(container, number)
     why = ""
@@ -220,7 +219,7 @@ def _why_not_gone(container: Container, number: int, time_s: float) -> str:
     except OSError:
         return ""
     fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-    bit, name = 1 << (number - 1), signal.Signals(number).name
+    bit, name = 1 << (number - 1), signals.name(number)
     if int(fields["SigIgn"], 16) & bit:
         reason = f"ignores {name}"
     elif int(fields["SigBlk"], 16) & bit:
@@ -238,7 +237,8 @@ def _command_pid(init: int) -> int:
     """The command itself: the helper's first child, 0 once that has ended, or pid 1 without a helper."""
     try:
         if Path(f"/proc/{init}/cmdline").read_bytes().startswith(b"vmm-guest\0"):
-            return int((*Path(f"/proc/{init}/task/{init}/children").read_text().split(), 0)[0])
+            children = Path(f"/proc/{init}/task/{init}/children").read_text().split()
+            return int(children[0]) if children else 0
     except OSError:
         pass
     return init

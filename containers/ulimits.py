@@ -26,7 +26,11 @@ def _limit(pid: int, name: str, soft: int, hard: int) -> None:
         resource.prlimit(pid, number, (soft, hard))
     except (OSError, ValueError, OverflowError) as error:
         hint = "soft at most hard, and hard at most our own: ulimit -H -a shows it"
-        raise HostUnfit("cannot set the limit", f"{name}={soft}:{hard}", str(error), hint) from None
+        raise HostUnfit("cannot set the limit", f"{name}={soft}:{hard}", _why(error), hint) from None
+
+
+def _why(error: Exception) -> str:
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
 
 
 def _adjust_oom_score(pid: int, score: int) -> None:

@@ -53,7 +53,7 @@ def container_spec(
         interactive=request.interactive,
         sysctls=request.sysctls,
         ulimits=tuple(_ulimit(text) for text in request.ulimits),
-        stop_signal=(request.stop_signal or config.stop_signal or "TERM").removeprefix("SIG"),
+        stop_signal=_stop_signal(request.stop_signal or config.stop_signal),
         restart=restart_policy(request.restart),
         health=_health(request, config),
         ephemeral=request.rm,
@@ -202,6 +202,15 @@ def restart_policy(policy: str) -> str:
     return policy
 
 
+def _stop_signal(word: str | None) -> str:
+    if not word:
+        return "TERM"
+    from host import signals
+
+    signals.number(word)
+    return word.upper().removeprefix("SIG")
+
+
 def _health(request: RunRequest, config: ImageConfig) -> Health | None:
     told = config.healthcheck
     argv: tuple[str, ...]
@@ -228,7 +237,7 @@ def _health(request: RunRequest, config: ImageConfig) -> Health | None:
     )
 
 
-def _log(options: tuple[tuple[str, str], ...]) -> dict[str, int]:
+def _log(options: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """How large the log may grow before it is rotated, and how many files are kept, in docker's words."""
     from host.sizes import parse_bytes
 
@@ -305,7 +314,7 @@ def _network(request: RunRequest) -> dict[str, Any]:
     if words.startswith("container:"):
         words = _shared(words, "net")
     if words in ("none", "host") or words.startswith("/"):
-        _no_ports(request, words)
+        _no_addresses(request)
         return {"network": words}
     return {
         "network": words,
@@ -321,8 +330,21 @@ def _resolving(request: RunRequest) -> dict[str, Any]:
             raise Usage(
                 "cannot add the host", repr(text), "not NAME:ADDRESS", "for example --add-host db:10.0.0.5"
             )
+    for address in request.dns:
+        _must_be_address(address)
     hosts = (*request.add_hosts, *(_linked(text) for text in request.links))
     return ({"extra_hosts": hosts} if hosts else {}) | ({"dns": request.dns} if request.dns else {})
+
+
+def _must_be_address(text: str) -> None:
+    from ipaddress import ip_address
+
+    try:
+        ip_address(text)
+    except ValueError:
+        raise Usage(
+            "cannot use the resolver", repr(text), "not an address", "for example --dns 9.9.9.9"
+        ) from None
 
 
 def _linked(text: str) -> str:
@@ -345,7 +367,14 @@ def default_network() -> str:
     return os.environ.get("VMM_NETWORK") or DEFAULT_NETWORK
 
 
-def _no_ports(request: RunRequest, words: str) -> None:
-    if request.ports:
-        why = f"--network {words} has no address of its own"
-        raise Usage("cannot publish a port", str(request.ports[0].port), why, "leave --network out, or -p")
+def _no_addresses(request: RunRequest) -> None:
+    """What only a member of a network can have, on one that has none."""
+    words = f"--network {request.network or default_network()}"
+    for flag, asked in (
+        ("-p", [str(one.port) for one in request.ports]),
+        ("--ip", [request.ip] if request.ip else []),
+        ("--network-alias", list(request.aliases)),
+    ):
+        if asked:
+            hint = f"leave {words} out, or {flag}"
+            raise Usage(f"cannot honour {flag}", asked[0], f"{words} has no address of its own", hint)

@@ -215,7 +215,8 @@ def parse_port(text: str) -> tuple[Port, ...]:
         return tuple(Port(0, port, protocol, host_ip) for port in range(first, last + 1))
     host_first, host_last = _range(host, text)
     if host_last - host_first != last - first:
-        raise _bad_port(text)
+        why = f"{host_last - host_first + 1} ports of the host for {last - first + 1} inside"
+        raise Usage("cannot read the ports", repr(text), why, "for example -p 8000-8003:80-83")
     return tuple(Port(host_first + step, first + step, protocol, host_ip) for step in range(last - first + 1))
 
 

@@ -13,7 +13,7 @@ from containers.oci.bundle import Bundle
 from containers.oci.creating import Options
 from containers.oci.joining import wait_child
 from containers.oci.states import State
-from host.errors import DeadlinePassed, Failure, NotFound, Usage, WrongState
+from host.errors import DeadlinePassed, Failure, NotFound, WrongState
 
 
 def start(state: State) -> list[str]:
@@ -70,17 +70,6 @@ def _run_all(state: State, name: str, status: str) -> list[str]:
         except Failure as error:
             told.append(str(error))
     return told
-
-
-def signal_number(word: str) -> int:
-    """The number of `TERM`, `SIGTERM`, `RTMIN+3` or `15`; Usage for anything else."""
-    if word.isascii() and word.isdigit() and 0 < int(word) < signal.NSIG:
-        return int(word)
-    name, plus, more = word.upper().removeprefix("SIG").partition("+")
-    found = getattr(signal, f"SIG{name}", None)
-    if isinstance(found, signal.Signals) and (not plus or more.isdigit()):
-        return int(found) + int(more or 0)
-    raise Usage("cannot send the signal", repr(word), "no signal of that name")
 
 
 def kill(state: State, number: int, everyone: bool = False) -> None:

@@ -139,8 +139,9 @@ def _show_state(words: Words) -> int:
 
 def _kill(words: Words) -> int:
     from containers.oci import lifecycle
+    from host import signals
 
-    number = lifecycle.signal_number(words.rest[1] if len(words.rest) > 1 else "TERM")
+    number = signals.number(words.rest[1] if len(words.rest) > 1 else "TERM")
     lifecycle.kill(_state(words), number, "--all" in words.flags)
     return 0
 

@@ -457,7 +457,21 @@ def _limit_failed(one: Setting, directory: str, error: OSError) -> Failure:
         return HostUnfit(what, directory, "this kernel has no such control", "leave the limit out")
     if error.errno == errno.EBUSY and "memory" in one.file:
         return Failure(what, directory, "more is in use already", "stop the container first, or ask for more")
+    if one.controller == "cpuset":
+        why = os.strerror(error.errno or 0)
+        return Failure(what, directory, why, f"this host has {_all_of(directory, one.file)}")
     return from_os_error(what, error, directory)
+
+
+def _all_of(directory: str, file: str) -> str:
+    """What the group above, the one that all of ours are in, has of a cpuset."""
+    for above in (f"{directory}/../{file}", f"{directory}/../{file}.effective"):
+        try:
+            if told := read(above).strip():
+                return told
+        except OSError:
+            continue
+    return "others"
 
 
 def write(path: str, value: str) -> None:

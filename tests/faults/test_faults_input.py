@@ -227,3 +227,22 @@ def test_sigterm_before_the_start_leaves_nothing(tmp_path: Path) -> None:
             vmm(home, "rm", "-f", "early")
         assert vmm(home, "ls", "-a", "-q").stdout == ""
     leaks.forget(home)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--stop-signal", "FOO"), "no signal 'FOO'"),
+        (("--dns", "resolver"), "not an address"),
+        (("--network", "none", "--ip", "10.1.2.3"), "--network none has no address of its own"),
+        (("--network", "host", "--network-alias", "web"), "--network host has no address of its own"),
+        (("-p", "8000-8002:80-81"), "3 ports of the host for 2 inside"),
+        (("--cpuset-cpus", "4000"), "cpuset"),
+        (("--ulimit", "nofile=999999999999"), "Operation not permitted"),
+        (("--log-opt", "colour=red"), "log option"),
+    ],
+)
+def test_a_container_s_bad_flag(words: tuple[str, ...], told: str, home: Path) -> None:
+    need("root", "busybox", "guest-helper", "cgroup", "overlay")
+    with leaks.none(home):
+        one_error(vmm(home, "run", "--ct", "--network", "none", *words, "tiny", "true"), 125, told)

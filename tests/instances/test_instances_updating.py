@@ -105,3 +105,9 @@ def test_no_time_to_stop_is_no_surprise(vmm: CommandLine) -> None:
 def test_ls_knows_json_as_a_form_too(vmm: CommandLine) -> None:
     vmm.ok("create", "--name", "u", "tiny", "true")
     assert vmm.ok("ls", "-a", "--format", "json") == vmm.ok("ls", "-a", "--json")
+
+
+def test_a_stop_signal_may_be_one_of_systemd_s(vmm: CommandLine) -> None:
+    vmm.ok("run", "-d", "--name", "u", "--stop-signal", "SIGRTMIN+3", "tiny", "sleep", "1000")
+    assert vmm.run("stop", "--time", "20", "u").stderr == ""
+    assert vmm.inspect("u")["status"] == 128 + signal.SIGRTMIN + 3

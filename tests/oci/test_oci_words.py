@@ -14,13 +14,13 @@ from containers.oci import (
     features,
     filters,
     groups,
-    lifecycle,
     limits,
     main,
     mounting,
     template,
 )
 from containers.oci.words import parse
+from host import signals
 from host.errors import BadData, Failure, Unsupported, Usage
 from host.linux import syscalls as sc
 
@@ -50,13 +50,13 @@ def test_unknown_words_are_refused(line: str) -> None:
     ("word", "number"), [("TERM", 15), ("SIGKILL", 9), ("9", 9), ("sigusr1", 10), ("RTMIN+3", 37)]
 )
 def test_signals(word: str, number: int) -> None:
-    assert lifecycle.signal_number(word) == number
+    assert signals.number(word) == number
 
 
 @pytest.mark.parametrize("word", ["", "0", "-9", "NOPE", "SIG", "65", "TERM+x", "_9"])
 def test_no_signal(word: str) -> None:
     with pytest.raises(Usage):
-        lifecycle.signal_number(word)
+        signals.number(word)
 
 
 def _bundle(tmp_path: Path, **changes: Any) -> bundle.Bundle:
