@@ -103,6 +103,12 @@ def _machine(group: argparse._ArgumentGroup) -> None:
     add("--initrd", metavar="FILE", help="an initial RAM disk instead of ours")
     add("--append", metavar="WORDS", help="words for the kernel's command line")
     add("--from", dest="template", metavar="TEMPLATE", help="start as a clone of a frozen machine; no IMAGE")
+    add(
+        "--keep-identity",
+        action="store_true",
+        help="with --from: the template's host name, machine-id and SSH host keys; for one clone at a time",
+    )
+    add("--cloneable", action="store_true", help="can be frozen as a template while it runs; no balloon")
     add("--tpm", action="store_true", help="a TPM 2.0 (swtpm)")
     add("--autostart", action="store_true", help="start with the host (libvirt)")
 
@@ -229,6 +235,8 @@ def _machine_words(args: argparse.Namespace) -> dict[str, Any]:
         "initrd": args.initrd,
         "append": args.append,
         "template": args.template,
+        "keep_identity": args.keep_identity,
+        "cloneable": args.cloneable,
         "tpm": args.tpm,
         "autostart": args.autostart,
     }

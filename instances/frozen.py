@@ -68,6 +68,30 @@ def _who(name: str, folder: Path) -> Identity:
     return Identity("0" * 64, name, folder, folder)
 
 
+def facts(name: str) -> dict[str, float]:
+    """What a template cost: seconds in all and after its boot, memory and disk that it holds (bytes).
+
+    Raises NotFound.
+    """
+    found = templates.load(paths.home(), name)
+    return {
+        "took_s": found.took_s,
+        "after_boot_s": found.after_boot_s,
+        "template_bytes": found.memory.stat().st_blocks * 512.0,
+        "template_disk_bytes": sum(one.stat().st_blocks * 512.0 for one in found.folder.iterdir()),
+    }
+
+
+def every() -> list[str]:
+    """The names of all templates, the oldest first."""
+    return [one.name for one in templates.every(paths.home())]
+
+
+def remove(name: str) -> None:
+    """Remove a template; raises InUse where a machine's disk is a layer over its."""
+    templates.remove(paths.home(), name)
+
+
 def image_of(name: str) -> str:
     """The image that a template was made of; raises NotFound, and Failure for one without a name."""
     image = templates.load(paths.home(), name).image
@@ -97,6 +121,7 @@ def spec_from(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
         nics=nics,
         ephemeral=request.rm,
         template=request.template or "",
+        keep_identity=request.keep_identity,
     )
 
 

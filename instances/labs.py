@@ -25,7 +25,7 @@ from instances import registry, runs
 
 LAB, SPEC = "vmm.lab", "vmm.lab.spec"
 _KEYS = {"name", "networks", "volumes", "instances"}
-_SWITCHES = {"init", "privileged", "read-only", "tpm", "autostart", "interactive", "tty"}
+_SWITCHES = {"init", "privileged", "read-only", "tpm", "cloneable", "autostart", "interactive", "tty"}
 
 
 class Member(NamedTuple):

@@ -74,6 +74,8 @@ class RunRequest(NamedTuple):
     initrd: str | None = None
     append: str | None = None
     template: str | None = None
+    keep_identity: bool = False
+    cloneable: bool = False
     tpm: bool = False
     autostart: bool = False
     # containers only
@@ -138,6 +140,8 @@ _MACHINE_ONLY = {
         "a container has no kernel command line; --sysctl sets what is its own, or use --vm",
     ),
     "template": ("--from", "a container starts as fast as any clone; leave the flag out, or use --vm"),
+    "keep_identity": ("--keep-identity", "a container has an identity of its own from the start"),
+    "cloneable": ("--cloneable", "vmm commit NAME IMAGE makes an image of a container; or use --vm"),
     "tpm": ("--tpm", "a container has no TPM; --device passes one of the host, or use --vm"),
     "autostart": ("--autostart", "use --restart always for a container, or --vm"),
 }
@@ -196,6 +200,9 @@ def check(request: RunRequest) -> RunRequest:
     if request.kind == MACHINE and not all(volume.source for volume in request.volumes):
         hint = "a machine keeps its files on its own disk; -v NAME:/path gives it a volume"
         raise Unsupported("an anonymous volume is not for a machine", hint=hint)
+    if request.keep_identity and not request.template:
+        hint = "vmm run --vm --from TEMPLATE --keep-identity"
+        raise Usage("--keep-identity is for a clone of a named template", hint=hint)
     if request.rm and request.restart != "no":
         raise Usage(
             "--rm and --restart do not go together", hint="an instance that is removed cannot start again"

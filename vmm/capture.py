@@ -19,7 +19,7 @@ from vmm.qemu_driver import QemuDriver
 from vmm.spec import MachineSpec, replace
 from vmm.templates import Template
 
-_HINT = "a machine that started as a clone can: vmm run --vm IMAGE, or --from TEMPLATE"
+_HINT = "vmm run --vm --cloneable, or a machine that started as a clone"
 
 
 def why_not(spec: MachineSpec) -> str:
@@ -77,4 +77,4 @@ def _frozen(
             driver.release()
     finally:
         monitor.execute("cont")
-    return freeze.finish(spec, "", folder, memory, image, began)
+    return freeze.finish(spec, "", folder, memory, image, began, began)

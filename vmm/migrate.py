@@ -70,8 +70,6 @@ def why_not(spec: MachineSpec) -> str:
         return "libvirt refuses to migrate within one host"
     if spec.shares or spec.tpm or any(nic.kind == "network" for nic in spec.nics):
         return "a shared folder, a TPM or a card on a bridge cannot be in two QEMUs at once"
-    if spec.cloneable:
-        return "its memory is a file that both QEMUs would write"
     return ""
 
 

@@ -138,8 +138,6 @@ class QemuDriver:
         for path in (*(self.folder / name for name in _WRITTEN), self.run / "pid"):
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
             who.give(path, 0o644)
-        if self.spec.cloneable:
-            os.close(os.open(self.folder / "memory", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         for name in ("memory", *self._own_disks()):
             path = self.folder / name
             if path.exists():

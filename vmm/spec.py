@@ -111,6 +111,7 @@ class MachineSpec(NamedTuple):
     display: bool = False
     cloneable: bool = False
     template: str = ""
+    keep_identity: bool = False
     ephemeral: bool = False
     autostart: bool = False
     ssh_key: str = ""

@@ -43,6 +43,7 @@ class Template(NamedTuple):
     image_digest: str
     created_unix_s: float
     took_s: float
+    after_boot_s: float
     files: dict[str, tuple[int, int]]
     spec: dict[str, object]
 
@@ -193,6 +194,7 @@ def load(home: Path, name: str) -> Template:
         image_digest=record["image_digest"],
         created_unix_s=record["created_unix_s"],
         took_s=record["took_s"],
+        after_boot_s=record.get("after_boot_s", 0.0),  # not in records before 2026-11
         files={file: (told[0], told[1]) for file, told in record["files"].items()},
         spec=record["spec"],
     )

@@ -123,6 +123,7 @@ OTHER: dict[str, tuple[MachineSpec, Any]] = {
 # Fields that say who starts the machine and what is done with it afterwards; no QEMU option is made of them.
 NO_OPTION = {
     "template",
+    "keep_identity",
     "driver",
     "uri",
     "accel",
