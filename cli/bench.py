@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import secrets
 import signal
 import sys
@@ -78,6 +79,7 @@ def _plan_words(parser: argparse.ArgumentParser) -> None:
         help="a plan's name or file; `experiments` is all of E1 to E20 (demo)",
     )
     parser.add_argument("--targets", default="", metavar="A,B", help="only these targets")
+    parser.add_argument("--groups", default="", metavar="TEXT", help="only groups whose name has this text")
     parser.add_argument(
         "--quick", action="store_true", help="at most 3 runs a cell: does all of it work here?"
     )
@@ -137,6 +139,8 @@ def _planned(args: argparse.Namespace) -> Plan:
             words = ", ".join(made.targets)
             raise Usage("no such target in the plan", ", ".join(sorted(unknown)), hint=f"it has {words}")
         made = plan.only(made, chosen)
+    if args.groups:
+        made = plan.some(made, args.groups)
     return plan.quick(made) if args.quick else made
 
 
@@ -172,7 +176,7 @@ def _run(args: argparse.Namespace) -> int:
     made = _planned(args)
     if args.dry_run:
         return _plan(args)
-    conditions = _conditions(args.fail_if, args.baseline)
+    conditions = _conditions(args.fail_if, args.baseline, made.targets)
     out = args.out or Path("out", made.name)
     aside = store.set_aside(out)
     if aside is not None:
@@ -296,14 +300,16 @@ def _making_s(made: Plan) -> float:
 
 def _tell(out: Path, samples: list[Sample], litter: list[dict[str, Any]], conditions: Conditions) -> int:
     """Write results.csv and summary.md, print the table, and judge the conditions."""
-    from bench.core import export, store, summary, table
+    from bench.core import export, noise, store, summary, table
     from host import records
 
     rows = summary.rows(samples)
     records.write_bytes(out / "results.csv", export.to_csv(samples).encode())
-    markdown = export.to_markdown(rows, store.described(out))
+    markdown = export.to_markdown(rows, store.described(out), noise.told(samples))
     records.write_bytes(out / "summary.md", markdown.encode())
     print(table.to_table(rows))
+    if disturbed := table.disturbed(samples):
+        print(disturbed + "\n")
     _tell_wanted(out, samples)
     for one in litter:
         if one["sure"]:
@@ -325,7 +331,7 @@ def _tell_wanted(out: Path, samples: list[Sample]) -> None:
         print(wanted.to_text(found) + "\n")
 
 
-def _conditions(texts: list[str], baseline: Path | None) -> Conditions:
+def _conditions(texts: list[str], baseline: Path | None, targets: tuple[str, ...]) -> Conditions:
     """Read before the campaign, so that a typo costs no measurement.
 
     Without conditions nothing is loaded: numpy and scipy in the campaign would weigh on every worker's fork.
@@ -335,6 +341,7 @@ def _conditions(texts: list[str], baseline: Path | None) -> Conditions:
     from bench.core import condition, sample, summary
 
     parsed = [condition.parse(text) for text in texts]
+    condition.check_targets(parsed, targets)
     base = summary.rows(sample.load(baseline).samples) if baseline else []
     return Conditions(parsed, base)
 
@@ -347,7 +354,8 @@ def _judged(conditions: Conditions, rows: list[Row]) -> int:
 
     held = condition.held(conditions.parsed, rows, conditions.baseline)
     for one in held:
-        _say(f"{one.group}: {one.text}: {one.left:.6g} against {one.right:.6g}")
+        unknown = " (no run gave that number)" if math.isnan(one.left) or math.isnan(one.right) else ""
+        _say(f"{one.group}: {one.text}: {one.left:.6g} against {one.right:.6g}{unknown}")
     return 1 if held else 0
 
 
@@ -409,7 +417,7 @@ def _history(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from bench.core import export, sample, store, summary, table
+    from bench.core import export, noise, sample, store, summary, table
 
     loaded = sample.load_all(args.results)
     for note in loaded.notes:
@@ -421,8 +429,8 @@ def _export(args: argparse.Namespace) -> int:
         described = store.described(args.results[0]) if args.results[0].is_dir() else {}
         text = {
             "json": lambda: export.to_json(rows),
-            "md": lambda: export.to_markdown(rows, described, loaded.notes),
-            "text": lambda: table.to_table(rows),
+            "md": lambda: export.to_markdown(rows, described, [*loaded.notes, *noise.told(loaded.samples)]),
+            "text": lambda: "\n".join((table.to_table(rows), table.disturbed(loaded.samples))),
         }[args.format]()
     print(text, end="" if text.endswith("\n") else "\n")
     return 0

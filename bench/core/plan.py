@@ -191,3 +191,12 @@ def only(plan: Plan, targets: frozenset[str]) -> Plan:
         for group in plan.groups
     )
     return replace(plan, groups=tuple(group for group in groups if group.targets))
+
+
+def some(plan: Plan, text: str) -> Plan:
+    """The plan with the groups whose name contains the text; raises Usage where there is none."""
+    groups = tuple(group for group in plan.groups if text in group.cells()[0].group)
+    if not groups:
+        hint = f"vmm bench plan {plan.name} shows their names"
+        raise Usage("no such group in the plan", repr(text), hint=hint)
+    return replace(plan, groups=groups)

@@ -15,6 +15,8 @@ TARGETS = {
     "vm": "bench.targets.vm:Machine",
     "vm-libvirt": "bench.targets.vm_libvirt:LibvirtMachine",
     "vm-clone": "bench.targets.vm_clone:Clone",
+    "vm-from": "bench.targets.vm_from:Clone",
+    "vm-kept": "bench.targets.vm_from:Kept",
     "qemu": "bench.targets.bare:Qemu",
     "virsh": "bench.targets.bare:Virsh",
     "vmm-run-ct": "bench.targets.whole:RunContainer",

@@ -22,8 +22,8 @@ _REMOVE_S = 300.0
 class Burst:
     """Machines `NAME-0`, `NAME-1` ... of one cell."""
 
-    def __init__(self, cell: Cell, boot: str | None) -> None:
-        self._cell, self._boot = cell, boot
+    def __init__(self, cell: Cell, boot: str | None, clone: tuple[str, ...]) -> None:
+        self._cell, self._boot, self._clone = cell, boot, clone
         self._name = f"{PREFIX}-{os.getppid()}-{os.getpid()}-{cell.run}"
         self._started: list[str] = []
 
@@ -43,9 +43,20 @@ class Burst:
     def _argv(self) -> list[str]:
         name = f"{self._name}-{len(self._started)}"
         self._started.append(name)
+        if self._clone:
+            return [*vmm_argv(), "run", "-d", "--vm", "--name", name, *self._clone]
         words = ["run", "-d", "--vm", *(("--boot", self._boot) if self._boot else ())]
         words += ["--memory", str(self._cell.param("memory", "128M")), "--network", "none"]
         return [*vmm_argv(), *words, "--name", name, self._cell.image, "sleep", "86400"]
+
+    def answers_s(self, which: slice = slice(None)) -> list[float | None]:
+        """Seconds of `vmm exec NAME true` in some of them, one after another; None where it failed."""
+        took_s: list[float | None] = []
+        for name in self._started[which]:
+            began_s = time.monotonic()
+            done = subprocess.run([*vmm_argv(), "exec", name, "true"], check=False, **_QUIET)
+            took_s.append(None if done.returncode else time.monotonic() - began_s)
+        return took_s
 
     def ls_s(self) -> float:
         """The seconds of one `vmm ls`."""
@@ -92,9 +103,12 @@ _QUIET: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess
 
 
 @contextmanager
-def asked(cell: Cell, boot: str | None) -> Iterator[Burst]:
-    """A burst whose machines are gone when the context ends."""
-    burst = Burst(cell, boot)
+def asked(cell: Cell, boot: str | None, clone: tuple[str, ...] = ()) -> Iterator[Burst]:
+    """A burst whose machines are gone when the context ends.
+
+    `clone` are the words of one that has no rung: `--from TEMPLATE` and its command.
+    """
+    burst = Burst(cell, boot, clone)
     try:
         yield burst
     finally:
