@@ -22,7 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blkio-weight", metavar="N", type=int, help="share of the disks (containers)")
     parser.add_argument("--restart", metavar="POLICY", help="another restart policy (containers)")
     disk, nic = "a disk more (machines)", "one more card of QEMU's NAT (running machines)"
-    parser.add_argument("--add-disk", metavar="NAME=SIZE|FILE", action="append", default=[], help=disk)
+    forms = "NAME=SIZE|FILE|libvirt:POOL/VOLUME"
+    parser.add_argument("--add-disk", metavar=forms, action="append", default=[], help=disk)
     parser.add_argument("--remove-disk", metavar="NAME", action="append", default=[], help="take it away")
     parser.add_argument("--add-nic", metavar="NAME", action="append", default=[], help=nic)
     parser.add_argument("--remove-nic", metavar="NAME", action="append", default=[], help="take it away")

@@ -25,7 +25,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,19}")
 
 
 def add_disk(instance: Instance, words: str) -> bool:
-    """Add the disk of `NAME=SIZE` (a new one) or `NAME=FILE`; whether the guest has it already.
+    """Add the disk of `NAME=SIZE` (a new one), `NAME=FILE` or `NAME=libvirt:POOL/VOLUME`; whether the guest
+    has it already.
 
     The guest finds it as /dev/disk/by-id/virtio-NAME. InUse for a taken name, Unsupported where it runs and
     has no place for it; nothing is left then.
@@ -37,7 +38,7 @@ def add_disk(instance: Instance, words: str) -> bool:
     with _changing(instance) as (machine, spec):
         if any(disk.serial == name for disk in spec.disks):
             raise InUse("cannot add the disk", name, f"{instance.name} has one of that name")
-        path, made = _disk_file(instance.folder, name, what)
+        path, made = _volume_file(machine, what) or _disk_file(instance.folder, name, what)
         disk = Disk(path=str(path), format=_format(path), serial=name)
         try:
             if running := machine.pid() is not None:
@@ -131,6 +132,22 @@ def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise Usage("cannot use the name", repr(name), "a-z, 0-9 and - only, 20 at most")
     return name
+
+
+def _volume_file(machine: Machine, what: str) -> tuple[Path, bool] | None:
+    """The file of a volume of libvirt's, made its QEMU's own; None where the word names none."""
+    scheme, _, words = what.partition(":")
+    if scheme != "libvirt":
+        return None
+    if machine.spec.driver != "libvirt":
+        hint = "name the volume's file (virsh vol-path), or --driver libvirt at its birth"
+        raise Unsupported("cannot use libvirt's volume", words, "libvirt does not run the machine", hint)
+    from vmm import libvirt_pools
+    from vmm.libvirt_daemon import default_uri
+
+    path = libvirt_pools.volume(machine.spec.uri or default_uri(), words)
+    machine.lend(path)
+    return path, False
 
 
 def _disk_file(folder: Path, name: str, what: str) -> tuple[Path, bool]:

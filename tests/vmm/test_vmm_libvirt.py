@@ -308,6 +308,32 @@ NETWORK = """<network><name>lv-net</name><bridge name='lvnet0'/>
 <dhcp><range start='10.99.7.10' end='10.99.7.12'/></dhcp></ip></network>"""
 
 
+def test_a_volume_of_libvirts_own_pool_is_a_disk_live_and_from_the_next_start(
+    vmm: Libvirt, tmp_path: Path
+) -> None:
+    for above in (tmp_path, *tmp_path.parents[:3]):
+        above.chmod(above.stat().st_mode | 0o011)
+    vmm.virsh("pool-define-as", "lv-pool", "dir", "--target", str(tmp_path))  # defined, and resting
+    with removed(vmm, "lv-vol", "lv-qemu"):
+        vmm.ok(*RUN, "-d", "--name", "lv-vol", "--network", "none", "--boot", "pvh", "tiny", "sleep", "600")
+        done = vmm.run("update", "--add-disk", "data=libvirt:lv-pool/nosuch", "lv-vol")
+        assert done.returncode == 1
+        assert "no storage vol with matching name" in done.stderr
+        assert "virsh vol-list lv-pool" in done.stderr
+        vmm.virsh("vol-create-as", "lv-pool", "data", "64M", "--format", "qcow2")
+        assert "in force" in vmm.ok("update", "--add-disk", "data=libvirt:lv-pool/data", "lv-vol")
+        look = ("exec", "lv-vol", "sh", "-c", "cat /sys/block/vd*/size")
+        assert vmm.ok(*look).split()[-1] == str((64 << 20) // 512)
+        vmm.ok("stop", "--time", "1", "lv-vol")
+        vmm.ok("start", "lv-vol")
+        assert vmm.ok(*look).split()[-1] == str((64 << 20) // 512)
+        assert str(tmp_path / "data") in vmm.virsh("domblklist", vmm.virsh("list", "--name").split()[0])
+        vmm.ok("run", "--vm", "-d", "--name", "lv-qemu", "--network", "none", "tiny", "sleep", "600")
+        done = vmm.run("update", "--add-disk", "data=libvirt:lv-pool/data", "lv-qemu")
+        assert "virsh vol-path" in done.stderr
+    assert "data" in vmm.virsh("vol-list", "lv-pool"), "a volume is the pool's, and stays"
+
+
 def test_a_network_of_libvirts_own_gives_a_static_lease_and_a_name(vmm: Libvirt, tmp_path: Path) -> None:
     need("dnsmasq")
     (tmp_path / "net.xml").write_text(NETWORK)
