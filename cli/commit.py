@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from cli import table
-from host.errors import Unsupported
+from host.errors import HostUnfit, Unsupported
 from instances import kinds, registry
 
 if TYPE_CHECKING:
@@ -143,7 +144,12 @@ def _still(instance: Instance) -> Iterator[None]:
     if backend.state() != "running":
         yield
         return
-    backend.pause()
+    try:
+        backend.pause()
+    except HostUnfit as error:  # a user without a cgroup has no freezer
+        sys.stderr.write(f"vmm: {instance.name} goes on meanwhile: {error}\n")
+        yield
+        return
     try:
         yield
     finally:

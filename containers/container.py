@@ -71,6 +71,10 @@ class Container:
         facts = self.facts(helper_mode)
         made = plan.plan(self.spec, facts)
         maps = self._id_maps(facts)
+        if maps and self.spec.pid_namespace != "private":
+            why = "a user namespace may not mount the /proc of processes that are not its own"
+            hint = "as root without --userns auto, or leave --pid out"
+            raise HostUnfit("cannot share the processes of another", "namespace", why, hint)
         shifts = self._shifts_ids()
         return launch.Launch(
             plan=made,
@@ -155,11 +159,10 @@ class Container:
         if given:
             from containers import owning
 
-            who = self.facts().identity
-            maps = self._id_maps(self.facts()) if self._shifts_ids() else None
-            base = maps.uids[0][1] if maps else 0
+            facts = self.facts()
+            maps = self._id_maps(facts)
             for mount in given:
-                owning.give(mount.source, base + who.uid, base + who.gid)
+                owning.give(mount.source, facts.identity.uid, facts.identity.gid, maps)
 
     def _trees(self, made: Plan, maps: IdMaps) -> dict[int, int]:
         """With --userns auto: the mounts that only the host's root may make, for the child to take over."""
@@ -296,7 +299,11 @@ class Container:
         """Freeze every process of it."""
         if self.pid() is None:
             raise WrongState("cannot pause", self.spec.name, "it is not running")
-        self.cgroup().freeze()
+        try:
+            self.cgroup().freeze()
+        except HostUnfit as error:
+            error.on = self.spec.name
+            raise
 
     def resume(self) -> None:
         """Let a paused one run on."""

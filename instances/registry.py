@@ -218,10 +218,21 @@ def remove_tree(tree: Path) -> None:
     except FileNotFoundError:
         return
     except OSError:
+        _remove_anything(str(tree))
+
+
+def _remove_anything(path: str) -> None:
+    """rm knows any depth, and directories without rights, as overlayfs leaves them in `work`."""
+    argv, what = ["rm", "-rf", "--one-file-system", "--", path], "cannot delete the folder"
+    if os.geteuid() == 0:
         from host import commands
 
-        # rm knows any depth, and directories without rights, as overlayfs leaves them in `work`
-        commands.run(["rm", "-rf", "--one-file-system", "--", str(tree)], "cannot delete the folder")
+        commands.run(argv, what)
+        return
+    from host.linux import idmap
+
+    # What a container's other users made belongs to subordinate ids: the root over these may remove it.
+    idmap.inside(idmap.of_user(), lambda: os.execvp(argv[0], argv), f"{what} {path}")
 
 
 def _remove_shallow(path: str, depth: int) -> None:

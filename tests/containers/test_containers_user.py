@@ -232,3 +232,31 @@ def test_limits_hold_in_a_group_that_systemd_delegated(user):
     assert where.startswith("['/sys/fs/cgroup/system.slice/run-")
     assert numbers == f"{64 << 20} 20 True"
     assert paused == "paused 30"
+
+
+def test_a_volume_given_to_another_user_inside_can_be_removed_again(user):
+    """Its files belong to a subordinate id then, which the ordinary user himself may not touch."""
+    output = user.run("""
+        from instances import registry
+        data = Path(os.environ["HOME"]) / "data"
+        data.mkdir()
+        (data / "before").touch()
+        given = (Mount("bind", "/d", str(data), own=True),)
+        script = "mkdir /d/made && touch /d/made/file && chmod 700 /d/made && stat -c %u /d /d/before"
+        print(shell(script, user="1000", mounts=given).run(Stdio(), Edges()))
+        print(data.stat().st_uid not in (0, os.getuid()))
+        registry.remove_tree(data)
+        print(data.exists())
+    """)
+    assert output.split() == ["1000", "1000", "0", "True", "False"]
+
+
+def test_the_host_s_processes_are_refused_in_words(user):
+    output = user.run("""
+        try:
+            shell("true", pid_namespace="host").run(Stdio(), Edges())
+        except Failure as error:
+            print(error.told())
+    """)
+    assert "user namespace" in output
+    assert "hint: as root" in output
