@@ -85,6 +85,19 @@ def test_disks_alone_are_kept_live_and_go_back_once_it_is_stopped(driver: str) -
         assert inside(it, "cat", "/late")[1] == b"late\n"
 
 
+def test_a_disk_that_is_compacted_keeps_its_snapshots() -> None:
+    with machine("sh", "-c", SLEEP) as it:
+        up(it)
+        inside(it, "sh", "-c", "echo early > /early; sync")
+        it.stop(3)
+        snapshots.create(it, "disk", memory=False)
+        it.compact()
+        assert [one.tag for one in snapshots.listed(it)] == ["disk"]
+        snapshots.restore(it, "disk")
+        up(it)
+        assert inside(it, "cat", "/early")[1] == b"early\n"
+
+
 def test_a_name_that_is_none_is_told() -> None:
     with machine("true") as it, pytest.raises(NotFound, match="has none of that name"):
         snapshots.restore(it, "nosuch")
@@ -133,3 +146,6 @@ def test_a_disk_of_the_host_that_fills_while_the_memory_is_kept(driver: str, sma
         it.kill()
         checked = subprocess.run(["qemu-img", "check", "-q", disk], check=False)
         assert checked.returncode in (0, 3), "3: space that nobody uses, and nothing damaged (qemu-img(1))"
+        it.compact()
+        subprocess.run(["qemu-img", "check", "-q", disk], check=True)
+        assert [one.tag for one in snapshots.listed(it)] == ["mem"]
