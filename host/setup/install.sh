@@ -65,7 +65,7 @@ front_door() { # $1: a command, $2: its module, $3: its function. pip's own scri
 #!$venv/bin/python3 -IS
 import sys
 sys.prefix = sys.exec_prefix = "$venv"
-sys.path += ["$library", "$top"]
+sys.path += ["$top", "$library"]
 from $2 import $3
 sys.exit($3())
 END

@@ -197,6 +197,18 @@ def test_the_installed_command_loads_less_still(words: list[str], without: set[s
     assert without & set(done.stdout.splitlines()[-1].split()) == set(), done.stderr
 
 
+def test_pathlib_comes_without_what_only_as_uri_needs() -> None:
+    program = (
+        f"import sys; sys.path.append({str(Path(__file__).parents[2])!r})\n"
+        "from cli import main; main._load_pathlib(); from pathlib import Path\n"
+        "print('ipaddress' in sys.modules, Path('/a b').as_uri())\n"
+        "import urllib.parse as u; print(u.quote('/ '))"
+    )
+    words = [sys.executable, "-IS", "-c", program]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["False", "file:///a%20b", "/%20"]
+
+
 @pytest.mark.parametrize(
     "words",
     [
