@@ -9,20 +9,13 @@
  * The image needs nothing: no shell, no libc, no /dev. The frames are told in PROTOCOL.md beside this file.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
-#include <linux/random.h>
-#include <net/if.h>
-#include <net/route.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,13 +24,14 @@
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "guest.h"
 #include "launch.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the frames are little-endian");
@@ -79,124 +73,10 @@ struct exec {
 
 static struct port ports[PORTS], log_port = {.fd = -1};
 static struct exec execs[EXECS];
-static int port_count, port_epoll, system_mode;
+static int port_count, port_epoll;
+int system_mode;
 static int null_fd;
-static uint64_t began_boottime_ns;
-
-static uint64_t clock_ns(clockid_t clock) {
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static void say(const char *form, ...) {
-    va_list words;
-    va_start(words, form);
-    vdprintf(2, form, words);
-    va_end(words);
-}
-
-/* pid 1 that ends is a kernel panic; panic=-1 and -no-reboot make that the end of QEMU, the words stay on serial */
-#define die(...) (say("vmm-guest: " __VA_ARGS__), say(": %s\n", strerror(errno)), exit(125))
-
-/* ---- files, users ---- */
-
-static char *slurp(const char *path) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return NULL;
-    size_t size = 0, room = 4096;
-    char *text = malloc(room + 1);
-    for (ssize_t n; text && (n = read(fd, text + size, room - size)) > 0;)
-        if ((size += (size_t)n) == room) text = realloc(text, (room *= 2) + 1);
-    close(fd);
-    if (text) text[size] = 0;
-    return text;
-}
-
-static void make_parents(const char *path) {
-    char part[PATH_MAX];
-    snprintf(part, sizeof part, "%s", path);
-    for (char *at = part + 1; *at; at++)
-        if (*at == '/') *at = 0, mkdir(part, 0755), *at = '/';
-}
-
-/* Split "a:b:c" in place; absent fields are empty strings. */
-static void fields(char *line, char **field, int count) {
-    for (int i = 0; i < count; i++) {
-        char *colon = strchr(line, ':');
-        field[i] = line;
-        if (colon) *colon = 0;
-        line = colon ? colon + 1 : line + strlen(line);
-    }
-}
-
-static bool number(const char *text, uint32_t *value) {
-    char *end;
-    unsigned long n = strtoul(text, &end, 10);
-    if (!*text || *end || n > 0xfffffffe) return false;
-    *value = (uint32_t)n;
-    return true;
-}
-
-struct user {
-    uint32_t uid, gid;
-    char name[64], home[256];
-    gid_t groups[64];
-    size_t group_count;
-};
-
-/* passwd(5): NAME:x:UID:GID:GECOS:HOME:SHELL. No NSS: the image may hold one static binary only. */
-static bool find_user(const char *wanted, struct user *user) {
-    uint32_t uid = 0;
-    bool by_number = number(wanted, &uid), found = false;
-    char *text = slurp("/etc/passwd"), *rest = text, *line, *f[6];
-    while (!found && rest && (line = strsep(&rest, "\n"))) {
-        fields(line, f, 6);
-        if (by_number ? !*f[2] || strtoul(f[2], NULL, 10) != uid : strcmp(f[0], wanted) != 0) continue;
-        found = number(f[2], &user->uid) && number(f[3], &user->gid);
-        snprintf(user->name, sizeof user->name, "%s", f[0]);
-        snprintf(user->home, sizeof user->home, "%s", f[5]);
-    }
-    free(text);
-    if (!found && by_number) user->uid = uid, user->gid = 0;
-    return found || by_number;
-}
-
-static bool is_member(char *members, const char *name) {
-    for (char *one; (one = strsep(&members, ","));)
-        if (*name && strcmp(one, name) == 0) return true;
-    return false;
-}
-
-/* group(5): NAME:x:GID:MEMBER,MEMBER. With `wanted`, its gid; without, all groups that list the user. */
-static bool find_groups(const char *wanted, struct user *user) {
-    bool found = wanted && number(wanted, &user->gid);
-    char *text = slurp("/etc/group"), *rest = text, *line, *f[4];
-    while (!found && rest && (line = strsep(&rest, "\n"))) {
-        uint32_t gid;
-        fields(line, f, 4);
-        if (!number(f[2], &gid)) continue;
-        if (wanted && strcmp(f[0], wanted) == 0) user->gid = gid, found = true;
-        if (!wanted && user->group_count < 64 && is_member(f[3], user->name)) user->groups[user->group_count++] = gid;
-    }
-    free(text);
-    return found || !wanted;
-}
-
-static struct user first_root; /* root as the image has it, looked up at boot; valid until a first command ran */
-static bool untouched;
-
-/* "", "UID", "NAME", either with ":GROUP": as the OCI image configuration has it. */
-static bool resolve_user(const char *words, struct user *user) {
-    char copy[256];
-    if (untouched && (!*words || strcmp(words, "0") == 0 || strcmp(words, "root") == 0)) return *user = first_root, true;
-    *user = (struct user){.home = "/"};
-    snprintf(copy, sizeof copy, "%s", *words ? words : "0");
-    char *group = strchr(copy, ':');
-    if (group) *group++ = 0;
-    if (!find_user(*copy ? copy : "0", user)) return false;
-    return find_groups(group && *group ? group : NULL, user);
-}
+uint64_t began_boottime_ns;
 
 /* ---- frames ---- */
 
@@ -579,150 +459,8 @@ static void reap(void) {
             }
 }
 
-/* ---- what else the host asks for ---- */
+/* ---- what the host asks for ---- */
 
-static int reseed(const char *bytes, uint32_t length) {
-    struct { int entropy_bits, size; char bytes[256]; } pool = {(int)length * 8, (int)length, {0}};
-    if (!length || length > sizeof pool.bytes) return EINVAL;
-    memcpy(pool.bytes, bytes, length);
-    int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
-    int error = fd < 0 || ioctl(fd, RNDADDENTROPY, &pool) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0 ? errno : 0;
-    if (fd >= 0) close(fd);
-    return error;
-}
-
-static bool first_nic(char *name) {
-    DIR *dir = opendir("/sys/class/net");
-    bool found = false;
-    for (struct dirent *one; dir && !found && (one = readdir(dir));)
-        if (one->d_name[0] != '.' && strcmp(one->d_name, "lo") != 0)
-            found = snprintf(name, IFNAMSIZ, "%.15s", one->d_name) > 0;
-    if (dir) closedir(dir);
-    return found;
-}
-
-static int set_address(int fd, unsigned long request, struct ifreq *nic, const char *address, uint32_t mask) {
-    struct sockaddr_in *in = (struct sockaddr_in *)&nic->ifr_addr;
-    *in = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr = {htonl(mask)}};
-    if (address && inet_pton(AF_INET, address, &in->sin_addr) != 1) return errno = EINVAL, -1;
-    return ioctl(fd, request, nic);
-}
-
-static int link_up(int fd, struct ifreq *nic, short flags) {
-    nic->ifr_flags = flags;
-    return ioctl(fd, SIOCSIFFLAGS, nic);
-}
-
-static int set_mac(int fd, struct ifreq *nic, const char *mac) {
-    unsigned int b[6];
-    if (sscanf(mac, "%x:%x:%x:%x:%x:%x", b, b + 1, b + 2, b + 3, b + 4, b + 5) != 6) return errno = EINVAL, -1;
-    link_up(fd, nic, 0);
-    nic->ifr_hwaddr.sa_family = 1; /* ARPHRD_ETHER */
-    for (int i = 0; i < 6; i++) nic->ifr_hwaddr.sa_data[i] = (char)b[i];
-    return ioctl(fd, SIOCSIFHWADDR, nic);
-}
-
-static int add_default_route(int fd, const char *gateway) {
-    struct rtentry route = {.rt_flags = RTF_UP | RTF_GATEWAY};
-    route.rt_dst.sa_family = route.rt_genmask.sa_family = route.rt_gateway.sa_family = AF_INET;
-    if (inet_pton(AF_INET, gateway, &((struct sockaddr_in *)&route.rt_gateway)->sin_addr) != 1) return errno = EINVAL, -1;
-    return ioctl(fd, SIOCADDRT, &route) < 0 && errno != EEXIST ? -1 : 0;
-}
-
-/* "ADDRESS/PREFIX[,GATEWAY[,MAC]]" for the first interface that is not lo; an old address of it goes. */
-static int network(const char *words) {
-    char copy[128], *rest = copy, *address, *gateway, *mac, *slash;
-    struct ifreq nic = {0};
-    uint32_t prefix = 24;
-    snprintf(copy, sizeof copy, "%s", words);
-    address = strsep(&rest, ","), gateway = strsep(&rest, ","), mac = strsep(&rest, ",");
-    if ((slash = strchr(address, '/'))) *slash = 0;
-    if (slash && (!number(slash + 1, &prefix) || prefix < 1 || prefix > 32)) return EINVAL;
-    if (!first_nic(nic.ifr_name)) return ENODEV;
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    bool failed = fd < 0 || (mac && *mac && set_mac(fd, &nic, mac) < 0) ||
-                  set_address(fd, SIOCSIFADDR, &nic, address, 0) < 0 ||
-                  set_address(fd, SIOCSIFNETMASK, &nic, NULL, ~0u << (32 - prefix)) < 0 ||
-                  link_up(fd, &nic, IFF_UP | IFF_RUNNING) < 0 ||
-                  (gateway && *gateway && add_default_route(fd, gateway) < 0);
-    int error = failed ? errno : 0;
-    if (fd >= 0) close(fd);
-    return error;
-}
-
-static void loopback_up(void) {
-    struct ifreq nic = {.ifr_name = "lo"};
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    link_up(fd, &nic, IFF_UP | IFF_RUNNING);
-    close(fd);
-}
-
-/* mode, uid, gid (u32 each), PATH NUL, bytes: replaced as a whole, parents made. */
-static int put_file(char *payload, uint32_t length) {
-    char *path = payload + 12, *end = length > 12 ? memchr(path, 0, length - 12) : NULL, temp[PATH_MAX];
-    uint32_t meta[3];
-    if (!end || path[0] != '/' || strlen(path) > PATH_MAX - 8) return EINVAL;
-    memcpy(meta, payload, sizeof meta);
-    make_parents(path);
-    snprintf(temp, sizeof temp, "%s.vmm~", path);
-    int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), error = 0;
-    size_t left = (size_t)(payload + length - ++end);
-    if (fd < 0) return errno;
-    for (ssize_t n; left && !error; end += n, left -= (size_t)n)
-        if ((n = write(fd, end, left)) <= 0) error = n ? errno : EIO, n = 0;
-    if (!error && (fchown(fd, meta[1], meta[2]) < 0 || fchmod(fd, meta[0] & 07777) < 0)) error = errno;
-    close(fd);
-    if (!error && rename(temp, path) < 0) error = errno;
-    if (error) unlink(temp);
-    return error;
-}
-
-/* Signal the daemon whose pid file it is: a shell for `kill -HUP` costs 100 ms in a fresh clone. */
-static int signal_pidfile(uint32_t signal_number, const char *path) {
-    char *text = slurp(path);
-    long pid = text ? strtol(text, NULL, 10) : 0;
-    int error = !text ? errno : pid <= 1 ? EINVAL : kill((pid_t)pid, (int)signal_number) < 0 ? errno : 0;
-    free(text);
-    return error;
-}
-
-static void warm_file(const char *path, char *interpreter) {
-    char block[32 << 10], *end;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    size_t total = 0;
-    for (ssize_t n; fd >= 0 && total < 32 << 20 && (n = read(fd, block, sizeof block)) > 0; total += (size_t)n) {
-        /* PT_INTERP lies in the first page of every ELF that has one: the path of the dynamic loader */
-        char *found = total || !interpreter ? NULL : memmem(block, (size_t)(n < 4096 ? n : 4096), "/ld-", 4);
-        if (!found) continue;
-        while (found > block && found[-1]) found--;
-        if ((end = memchr(found, 0, 256))) snprintf(interpreter, PATH_MAX, "%.*s", (int)(end - found), found);
-    }
-    if (fd >= 0) close(fd);
-}
-
-/* Read a program and its loader into the page cache, so that clones need not; PATH and name as words. */
-static int warm(const char *dirs, const char *name) {
-    char path[PATH_MAX], loader[PATH_MAX] = "";
-    for (;; dirs++) {
-        size_t n = strcspn(dirs, ":");
-        snprintf(path, sizeof path, "%.*s%s%s", strchr(name, '/') ? 0 : (int)n, dirs, strchr(name, '/') ? "" : "/", name);
-        if (access(path, X_OK) == 0) break;
-        if (!*(dirs += n)) return ENOENT;
-    }
-    warm_file(path, loader);
-    if (*loader == '/') warm_file(loader, NULL);
-    return 0;
-}
-
-static int set_time(const char *payload, uint32_t length) {
-    uint64_t ns;
-    if (length != 8) return EINVAL;
-    memcpy(&ns, payload, 8);
-    struct timespec now = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
-    return clock_settime(CLOCK_REALTIME, &now) < 0 ? errno : 0;
-}
-
-/* systemd(1): SIGRTMIN+4 powers off, +5 reboots. As pid 1 we end it ourselves; -no-reboot makes a reset the end. */
 static void power(uint32_t restart) {
     if (system_mode) {
         kill(1, SIGRTMIN + (restart ? 5 : 4));
@@ -877,7 +615,7 @@ static int add_waits(struct pollfd *fds, int n, int *timeout_ms) {
     return n;
 }
 
-static void serve(void) {
+_Noreturn void serve(void) {
     struct pollfd fds[3 + 3 * EXECS];
     struct signalfd_siginfo died;
     sigset_t children;
@@ -902,259 +640,6 @@ static void serve(void) {
         if (fds[1].revents && read(deaths, &died, sizeof died) > 0) reap();
         if (fds[2].revents) read_uevents(uevents);
     }
-}
-
-/* ---- boot: pid 1 of the initramfs ---- */
-
-static char *kernel_words; /* /proc/cmdline */
-
-/* The `index`th value of NAME= on the kernel command line, or NULL. */
-static char *kernel_word(const char *name, int index) {
-    static char value[512];
-    size_t n = strlen(name);
-    for (char *at = kernel_words; at && (at = strstr(at, name)); at += n) {
-        if ((at != kernel_words && at[-1] != ' ') || at[n] != '=' || index--) continue;
-        snprintf(value, sizeof value, "%.*s", (int)strcspn(at + n + 1, " \n"), at + n + 1);
-        return value;
-    }
-    return NULL;
-}
-
-static void load_modules(void) {
-    char *list = slurp("/modules/order"), *rest = list, *path;
-    while (rest && (path = strsep(&rest, "\n"))) {
-        int fd = *path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-        if (fd < 0) continue;
-        if (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST) say("vmm-guest: cannot load %s: %s\n", path, strerror(errno));
-        close(fd);
-        unlink(path); /* the initramfs is memory: a loaded module's file is of no more use */
-    }
-    free(list);
-}
-
-static int mount_one(const char *source, const char *target, const char *type, unsigned long flags) {
-    const char *data = strcmp(type, "9p") ? NULL : "trans=virtio,version=9p2000.L,msize=512000";
-    make_parents(target);
-    mkdir(target, 0755);
-    return mount(source, target, type, flags, data);
-}
-
-/* Virtio disks are there when their module is loaded; NVMe and hotplug probe in threads of their own. */
-static void mount_root(void) {
-    char device[256], type[32], *word = kernel_word("vmm.root", 0);
-    snprintf(device, sizeof device, "%s", word ? word : "/dev/vda");
-    word = kernel_word("vmm.rootfstype", 0);
-    snprintf(type, sizeof type, "%s", word ? word : "ext4");
-    unsigned long flags = kernel_word("vmm.ro", 0) ? MS_RDONLY : 0;
-    for (int tries = 0; mount_one(device, "/root", type, flags) < 0; tries++) {
-        if (tries == 5000 || (errno != ENOENT && errno != ENXIO)) die("cannot mount the root %s (%s)", device, type);
-        usleep(1000);
-    }
-}
-
-/* vmm.mount=SOURCE,TARGET,TYPE[,ro]: folder shares and volumes, before anything of the image runs. */
-static void mount_extras(void) {
-    char *word;
-    for (int i = 0; (word = kernel_word("vmm.mount", i)); i++) {
-        char target[PATH_MAX], *source = strsep(&word, ","), *path = strsep(&word, ","), *type = strsep(&word, ",");
-        if (!path || !type) continue;
-        snprintf(target, sizeof target, "/root%s", path);
-        if (mount_one(source, target, type, word && strcmp(word, "ro") == 0 ? MS_RDONLY : 0) < 0)
-            die("cannot mount %s on %s", source, path);
-    }
-}
-
-static void move_root(void) {
-    static const char *const kernel_trees[] = {"/dev", "/proc", "/sys"};
-    char target[16];
-    for (int i = 0; i < 3; i++) {
-        snprintf(target, sizeof target, "/root%s", kernel_trees[i]);
-        mkdir(target, 0755);
-        if (mount(kernel_trees[i], target, NULL, MS_MOVE, NULL) < 0) die("cannot move %s", kernel_trees[i]);
-    }
-    unlink("/init");
-    if (chdir("/root") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0) die("cannot enter the root");
-}
-
-/* What a container's image finds in /dev, and devtmpfs does not make. */
-static void finish_dev(void) {
-    mkdir("/dev/pts", 0755);
-    mkdir("/dev/shm", 01777);
-    mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "mode=620,ptmxmode=666,gid=5");
-    mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777");
-    (void)!symlink("/proc/self/fd", "/dev/fd");
-    (void)!symlink("/proc/self/fd/0", "/dev/stdin");
-    (void)!symlink("/proc/self/fd/1", "/dev/stdout");
-    (void)!symlink("/proc/self/fd/2", "/dev/stderr");
-}
-
-static void name_and_address(void) {
-    char *word = kernel_word("vmm.hostname", 0);
-    if (word && sethostname(word, strlen(word)) < 0) say("vmm-guest: cannot set the host name: %s\n", strerror(errno));
-    loopback_up();
-    if ((word = kernel_word("vmm.ip", 0)) && (errno = network(word)))
-        say("vmm-guest: cannot set the address %s: %s\n", word, strerror(errno));
-}
-
-/* systemd.io/ROOT_STORAGE_DAEMONS: its killing spree spares a process whose argv[0] begins with '@'. */
-static void hand_over(char *self) {
-    char *word = kernel_word("vmm.init", 0);
-    char *argv[] = {word, NULL}, *env[] = {"HOME=/", "TERM=linux", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
-    if (!word) return finish_dev();
-    system_mode = 1;
-    pid_t helper = fork();
-    if (helper == 0) {
-        setsid();
-        *self = '@';
-        return;
-    }
-    execve(word, argv, env);
-    die("cannot execute the image's init %s", word);
-}
-
-static void boot(char *self) {
-    began_boottime_ns = clock_ns(CLOCK_BOOTTIME);
-    if (mount_one("devtmpfs", "/dev", "devtmpfs", MS_NOSUID) < 0 || mount_one("proc", "/proc", "proc", 0) < 0 ||
-        mount_one("sysfs", "/sys", "sysfs", 0) < 0)
-        die("cannot mount the kernel's file systems");
-    kernel_words = slurp("/proc/cmdline");
-    load_modules();
-    mount_root();
-    mount_extras();
-    move_root();
-    name_and_address();
-    umask(022);
-    hand_over(self);
-    serve();
-}
-
-/* ---- in containers, and for the bench ---- */
-
-static struct {
-    bool mark;
-    int status_fd, report_fd, terminal;
-} hold = {false, -1, -1, -1};
-
-/* The host's engine reads (phase, step, errno); phase 4 is "execute" there (containers/encoding.py). */
-static void report_exec_failure(const char *command, int error) {
-    int report[3] = {4, 0, error};
-    if (hold.report_fd < 0) say("vmm-guest: cannot execute %s: %s\n", command, strerror(error));
-    else if (write(hold.report_fd, report, sizeof report) < 0) _exit(125);
-    _exit(error == ENOENT ? 127 : 126);
-}
-
-static pid_t start_child(char **argv) {
-    if (hold.mark) say("vmm-init %llu\n", (unsigned long long)clock_ns(CLOCK_MONOTONIC));
-    int slave = hold.terminal >= 0 ? ioctl(hold.terminal, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC) : -1;
-    pid_t pid = vfork();
-    if (pid) {
-        if (slave >= 0) close(slave);
-        return pid;
-    }
-    sigset_t none;
-    if (slave >= 0) {
-        setsid();
-        ioctl(slave, TIOCSCTTY, 0);
-        for (int fd = 0; fd < 3; fd++) dup2(slave, fd);
-    } else {
-        setpgid(0, 0);
-        if (isatty(0)) tcsetpgrp(0, getpid()); /* SIGTTOU is blocked still */
-    }
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    execvp(argv[0], argv);
-    report_exec_failure(argv[0], errno);
-    _exit(126);
-}
-
-/* One way of the terminal, as much as there is now. False when that side is gone. */
-static bool carry(int from, int to) {
-    char bytes[4096];
-    ssize_t got = read(from, bytes, sizeof bytes);
-    if (got < 0) return errno == EAGAIN || errno == EINTR;
-    for (ssize_t done = 0, now; done < got; done += now)
-        if ((now = write(to, bytes + done, got - done)) < 0) return errno == EINTR;
-    return got > 0;
-}
-
-/* Wait for a signal; with a terminal, carry its bytes meanwhile: nobody outside needs to be alive for that. */
-static int next_signal(int signals) {
-    struct signalfd_siginfo info;
-    struct pollfd ready[3] = {{signals, POLLIN, 0}, {hold.terminal, POLLIN, 0}, {0, POLLIN, 0}};
-    bool input = true, output = true;
-    for (;;) {
-        ready[1].fd = output ? hold.terminal : -1;
-        ready[2].fd = input && hold.terminal >= 0 ? 0 : -1;
-        if (poll(ready, 3, -1) < 0 && errno != EINTR) return -1;
-        if (ready[1].revents) output = carry(hold.terminal, 1) || !(ready[1].revents & POLLHUP);
-        if (ready[2].revents) input = carry(0, hold.terminal);
-        if (ready[0].revents & POLLIN && read(signals, &info, sizeof info) == sizeof info) return (int)info.ssi_signo;
-    }
-}
-
-static void drain_terminal(void) {
-    struct pollfd ready = {hold.terminal, POLLIN, 0};
-    while (hold.terminal >= 0 && poll(&ready, 1, 0) > 0 && ready.revents & POLLIN)
-        if (!carry(hold.terminal, 1)) return;
-}
-
-/* Forward signals, reap orphans, and return the status of the command itself, 128+signal when a signal ended it. */
-static int mind(pid_t child, int signals) {
-    for (;;) {
-        int status, signal_number = next_signal(signals);
-        if (signal_number != SIGCHLD) {
-            if (signal_number > 0) kill(child, signal_number);
-            continue;
-        }
-        for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
-            if (pid == child) return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-    }
-}
-
-/* A FIFO's last words die with its last holder: stay until they were read, but not for ever. The others end now. */
-static void let_drain(void) {
-    kill(-1, SIGKILL);
-    for (int waited_ms = 0; waited_ms < 5000; waited_ms++) {
-        int out = 0, err = 0;
-        if (ioctl(1, FIONREAD, &out) < 0) out = 0;
-        if (ioctl(2, FIONREAD, &err) < 0) err = 0;
-        if (out == 0 && err == 0) return;
-        poll(NULL, 0, 1);
-    }
-}
-
-static int hold_usage(void) {
-    return say("usage: vmm-guest init|hold [--mark] [--status-fd N] [--report-fd N] [--tty N] -- COMMAND [ARG...]\n"), 125;
-}
-
-static char **hold_options(char **argv) {
-    for (; *argv && strcmp(*argv, "--") != 0; argv++) {
-        int *value = strcmp(*argv, "--status-fd") == 0   ? &hold.status_fd
-                     : strcmp(*argv, "--report-fd") == 0 ? &hold.report_fd
-                     : strcmp(*argv, "--tty") == 0       ? &hold.terminal
-                                                         : NULL;
-        if (strcmp(*argv, "--mark") == 0) hold.mark = true;
-        else if (!value || !argv[1]) return NULL;
-        else fcntl(*value = atoi(*++argv), F_SETFD, FD_CLOEXEC);
-    }
-    return *argv && argv[1] ? argv + 1 : NULL;
-}
-
-static int init_or_hold(char **argv) {
-    char **command = hold_options(argv);
-    if (!command) return hold_usage();
-    sigset_t all;
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
-    int signals = signalfd(-1, &all, SFD_CLOEXEC);
-    pid_t child = start_child(command);
-    if (child < 0 || signals < 0) return say("vmm-guest: cannot fork: %s\n", strerror(errno)), 125;
-    if (hold.report_fd >= 0) close(hold.report_fd);
-    int status = mind(child, signals);
-    drain_terminal();
-    if (hold.status_fd >= 0) dprintf(hold.status_fd, "exit %d\n", status);
-    if (hold.status_fd >= 0 && getpid() == 1) let_drain();
-    return status;
 }
 
 int main(int argc, char **argv) {
