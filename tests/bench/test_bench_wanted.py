@@ -72,3 +72,20 @@ def test_one_run_is_told_as_one(figure: float, words: str) -> None:
     sample = Sample(*head, 0, 0, False, "ok", values={"left": 1.0})
     (one,) = _judged("a in left", figure, [sample])
     assert one.words == words
+
+
+def test_a_start_of_reach_machines_tells_its_first_serial_byte() -> None:
+    from types import SimpleNamespace
+
+    from bench.core.target import Cell, Parts
+    from bench.experiments.reach_machines.measure import measure
+
+    cell = Cell("reach-machines", "command", "tiny", "vm")
+    spoke = SimpleNamespace(run_once=lambda _: Parts(edges_ns={"t4": 5_000_000}))
+    silent = SimpleNamespace(run_once=lambda _: Parts(status="failed"))
+    parts = measure(spoke, cell)  # type: ignore[arg-type]
+    assert isinstance(parts, Parts)
+    assert parts.values == {"first_byte_s": 0.005}
+    parts = measure(silent, cell)  # type: ignore[arg-type]
+    assert isinstance(parts, Parts)
+    assert parts.values == {}
