@@ -19,6 +19,8 @@ from containers.spec import DEFAULT_CAPABILITIES, Device, Mount
 from host import paths
 from host.edges import Edges
 from host.errors import Failure, HostUnfit, Usage
+from host.exec_request import ExecRequest
+from host.stdio import Stdio
 
 
 def until(condition, what: str, timeout_s: float = 20) -> None:
@@ -328,6 +330,16 @@ def test_before_it_becomes_the_command_nobody_inside_may_trace_it(lab):
     hidden = next(n for n, call in enumerate(calls) if "PR_SET_DUMPABLE, SUID_DUMP_DISABLE" in call)
     seen = next(n for n, call in enumerate(calls) if call.startswith(("setns(", "clone(")))
     assert hidden < seen
+
+
+def test_a_terminal_is_taken_from_the_real_ptmx_only(lab):
+    """CVE-2025-52565: a container that covers its /dev/pts/ptmx gets no terminal, and we open no file."""
+    script = "mount --bind /dev/zero /dev/pts/ptmx && touch /tmp/covered; exec sleep 60"
+    container = lab.make("/bin/sh", "-c", script, privileged=True)
+    container.start(Edges())
+    until(lambda: container.exec(ExecRequest(("test", "-e", "/tmp/covered")), Stdio()) == 0, "the cover")
+    with pytest.raises(Failure, match=r"cannot make a terminal.*/dev/pts/ptmx.*No such device"):
+        container.exec(ExecRequest(("true",), tty=True), Stdio(tty=True))
 
 
 def test_a_visitor_of_ours_inside_may_not_be_traced_either(lab):
