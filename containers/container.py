@@ -69,7 +69,7 @@ class Container:
         """The plan made ready to run, with a terminal as large as the one that `terminal` speaks through."""
         check(self.spec)
         facts = self.facts(helper_mode)
-        made = plan.plan(self.spec, facts)
+        made = plan.plan(self._found_neighbours(), facts)
         maps = self._id_maps(facts)
         if maps and self.spec.pid_namespace != "private":
             why = "a user namespace may not mount the /proc of processes that are not its own"
@@ -93,6 +93,13 @@ class Container:
             under_helper=bool(facts.helper),
         )
 
+    def _found_neighbours(self) -> ContainerSpec:
+        if not self.spec.shares():
+            return self.spec
+        from containers import sharing
+
+        return sharing.resolved(self.spec, self.run_dir.parent)
+
     def _shifts_ids(self) -> bool:
         return self.spec.user_namespace == "auto" and os.geteuid() == 0
 
@@ -107,30 +114,20 @@ class Container:
 
         return mapped.maps_of(self.folder)
 
-    def privileges(self, made: Plan, set_groups: bool) -> privileges.Privileges:
-        """What the command is left with."""
+    def privileges(
+        self, made: Plan, set_groups: bool, privileged: bool | None = None
+    ) -> privileges.Privileges:
+        """What the command is left with; `privileged` where that is not the spec's word."""
         from containers.capabilities import names
 
         who = made.identity
         mask = made.capabilities & (2 << privileges.last_capability()) - 1
         if os.geteuid() == 0 and not set(names(mask)) <= set(DEFAULT_CAPABILITIES):
-            mask = self._grantable(mask)
+            mask = _grantable(mask, self.spec.privileged if privileged is None else privileged)
         profile = "unconfined" if self.spec.privileged else self.spec.seccomp
         program = seccomp.program(profile, frozenset(names(made.capabilities)), self.home / "cache")
         no_new = self.spec.no_new_privileges and not self.spec.privileged
         return privileges.Privileges(who.uid, who.gid, who.groups, set_groups, mask, no_new, program)
-
-    def _grantable(self, mask: int) -> int:
-        """What we have to give: a host that withholds a right from its root withholds it from --privileged
-        too.
-        """
-        from containers.capabilities import names
-
-        missing = mask & ~privileges.permitted()
-        if missing and not self.spec.privileged:
-            why = "this process does not have it itself"
-            raise HostUnfit("cannot grant the capability", ", ".join(names(missing)), why, "leave it out")
-        return mask & ~missing
 
     def make_folders(self) -> None:
         """The two directories of the overlay, without what the last run left of a volatile one.
@@ -436,6 +433,17 @@ class Container:
             "pid": init.pid if init else None,
             "cgroup": self.cgroup().directories(),
         }
+
+
+def _grantable(mask: int, privileged: bool) -> int:
+    """What we have to give: a right that a host withholds from its root, --privileged has not either."""
+    from containers.capabilities import names
+
+    missing = mask & ~privileges.permitted()
+    if missing and not privileged:
+        why = "this process does not have it itself"
+        raise HostUnfit("cannot grant the capability", ", ".join(names(missing)), why, "leave it out")
+    return mask & ~missing
 
 
 def _remove_trees(paths: list[str]) -> None:

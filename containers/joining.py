@@ -150,7 +150,7 @@ def launch_in(
     )
     joins = tuple((kind, f"/proc/{init.pid}/ns/{kind}") for kind in _ORDER if differs(init.pid, kind))
     made = plan.joining(spec, identity, joins, words)
-    wanted = container.privileges(made, _may_set_groups(init.pid))
+    wanted = container.privileges(made, _may_set_groups(init.pid), words.privileged)
     if request.privileged:
         wanted = wanted._replace(no_new_privileges=False, program=b"")
     return launch.Launch(

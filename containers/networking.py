@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from containers.spec import ContainerSpec
+from containers.spec import ELSEWHERE, ContainerSpec
 from host import records
 from host.errors import InUse, NotFound, Unsupported, WrongState
 from host.typing import TYPE_CHECKING, Any
@@ -143,7 +143,7 @@ def connect(
     from host.linux.net import networks
 
     networks.load(home, network)
-    if spec.network == "host" or spec.network.startswith("/"):
+    if spec.network == "host" or spec.network.startswith(ELSEWHERE):
         raise Unsupported("cannot connect", folder.name, "its network namespace belongs to somebody else")
     known = _connected(folder)
     if network in (spec.network, *(one["network"] for one in known)):

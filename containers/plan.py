@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from containers import mounts
 from containers.capabilities import mask
 from containers.mounts import Op
-from containers.spec import DEFAULT_PATH, ContainerSpec
+from containers.spec import DEFAULT_PATH, ELSEWHERE, SHARED, ContainerSpec
 from containers.users import Identity
 from host.linux import cgroup, syscalls
 from host.typing import NamedTuple
@@ -126,7 +126,7 @@ def _namespaces(spec: ContainerSpec, own_user: bool) -> tuple[int, tuple[tuple[s
         value = "private" if kind == "mnt" else getattr(spec, field)
         if kind == "user":
             value = "private" if own_user else "host"
-        if value.startswith("/"):
+        if value.startswith(ELSEWHERE):
             joins.append((kind, value))
         elif value != "host" and kind != "cgroup":
             flags |= flag
@@ -178,11 +178,17 @@ def describe(plan: Plan, facts: Facts) -> list[str]:
     names = [option for _, _, flag, option in NAMESPACES if plan.clone_flags & flag]
     if plan.time_offset_s is not None:
         names.append(f"--time --monotonic {plan.time_offset_s:g} --boottime {plan.time_offset_s:g}")
-    joined = [f"nsenter --{kind}={path}" for kind, path in plan.joins]
+    joined = [f"nsenter --{kind}={_joined(kind, path)}" for kind, path in plan.joins]
     lines.append(" ".join([*joined, "unshare", *names, "--", "sh"]).strip())
     lines += [mounts.describe(op) for op in (*plan.ops, *plan.late_ops)]
     lines.append(_describe_exec(plan))
     return lines
+
+
+def _joined(kind: str, place: str) -> str:
+    if not place.startswith(SHARED):
+        return place
+    return f"/proc/$(vmm inspect --format '{{pid}}' {place.removeprefix(SHARED)})/ns/{kind}"
 
 
 def _describe_exec(plan: Plan) -> str:

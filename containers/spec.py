@@ -22,6 +22,8 @@ DEFAULT_CAPABILITIES = (
 )
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_SHM_BYTES = 64 << 20
+SHARED = "container:"  # and a neighbour's name: its namespace
+ELSEWHERE = ("/", SHARED)
 MINIMUM_MEMORY_BYTES = 512 << 10
 UNLIMITED = Limits()
 
@@ -66,7 +68,8 @@ class Health(NamedTuple):
 class ContainerSpec(NamedTuple):
     """A container. `lower_dirs` are the image's unpacked layers, top first; `env` holds NAME=value words.
 
-    Namespaces are "private", "host" or a path of a namespace file (/proc/PID/ns/KIND); `network` also knows
+    Namespaces are "private", "host", "container:NAME" of the same home or a path of a namespace file
+    (/proc/PID/ns/KIND); `network` also knows
     "none" (private, loopback only) and the names of networks, on which `ports` (host ip, host port, port,
     protocol), `aliases` and `ip` are wished for. `extra_hosts` are NAME:IP. `user_namespace` is "host" or
     "auto" for root, always "private" for others. `user` is read against the image's own /etc/passwd.
@@ -142,7 +145,12 @@ class ContainerSpec(NamedTuple):
 
     def joins_network(self) -> bool:
         """Whether `network` is the name of a network of ours."""
-        return self.network not in ("none", "private", "host") and not self.network.startswith("/")
+        return self.network not in ("none", "private", "host") and not self.network.startswith(ELSEWHERE)
+
+    def shares(self) -> bool:
+        """Whether a namespace is a neighbour's."""
+        kinds = (self.network, self.pid_namespace, self.ipc_namespace, self.uts_namespace)
+        return any(one.startswith(SHARED) for one in kinds)
 
     def etc_files(self) -> tuple[str, ...]:
         """The files of /etc that are made for this container: only where there is something to resolve."""
@@ -212,7 +220,7 @@ def _check_sysctls(spec: ContainerSpec) -> None:
     """Any other setting is the whole host's, and so is one of a namespace that it shares."""
     for name, _ in spec.sysctls:
         if name.startswith("net."):
-            own = spec.network != "host" and not spec.network.startswith("/")
+            own = spec.network != "host" and not spec.network.startswith(ELSEWHERE)
         elif name.startswith(_IPC_SYSCTLS):
             own = spec.ipc_namespace == "private"
         else:

@@ -9,6 +9,7 @@ from containers.spec import (
     DEFAULT_CAPABILITIES,
     DEFAULT_PATH,
     DEFAULT_SHM_BYTES,
+    SHARED,
     ContainerSpec,
     Device,
     Health,
@@ -270,27 +271,19 @@ def _namespaces(request: RunRequest) -> dict[str, Any]:
 
 
 def _shared(words: str, kind: str) -> str:
-    """A namespace's words as the spec knows them: private, host, or the file of a running neighbour's."""
+    """A namespace's words as the spec knows them: private, host, or a neighbour's by its whole name."""
     if words in ("host", "private"):
         return words
     if words == "none" and kind == "net":
         return words
-    if not words.startswith("container:"):
+    if not words.startswith(SHARED):
         raise Usage(f"no {kind} namespace", repr(words), hint="host, or container:NAME")
     from instances import kinds, registry
 
-    neighbour = registry.find(words.removeprefix("container:"))
+    neighbour = registry.find(words.removeprefix(SHARED))
     if neighbour.kind != kinds.CONTAINER:
         raise NotFound("no container", repr(neighbour.name), "it is a machine: it has no namespace to share")
-    init = kinds.optional(neighbour, "pid")()
-    if init is None:
-        raise WrongState(
-            "cannot share the namespace of",
-            neighbour.name,
-            "it is not running",
-            f"vmm start {neighbour.name}",
-        )
-    return f"/proc/{init}/ns/{kind}"
+    return f"{SHARED}{neighbour.name}"
 
 
 def _security(request: RunRequest) -> dict[str, Any]:
@@ -311,9 +304,9 @@ def _security(request: RunRequest) -> dict[str, Any]:
 
 def _network(request: RunRequest) -> dict[str, Any]:
     words = request.network or default_network()
-    if words.startswith("container:"):
+    if words.startswith(SHARED):
         words = _shared(words, "net")
-    if words in ("none", "host") or words.startswith("/"):
+    if words in ("none", "host") or words.startswith(SHARED):
         _no_addresses(request)
         return {"network": words}
     return {

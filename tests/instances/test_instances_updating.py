@@ -111,3 +111,23 @@ def test_a_stop_signal_may_be_one_of_systemd_s(vmm: CommandLine) -> None:
     vmm.ok("run", "-d", "--name", "u", "--stop-signal", "SIGRTMIN+3", "tiny", "sleep", "1000")
     assert vmm.run("stop", "--time", "20", "u").stderr == ""
     assert vmm.inspect("u")["status"] == 128 + signal.SIGRTMIN + 3
+
+
+def test_a_shared_namespace_is_the_neighbour_s_of_now(vmm: CommandLine) -> None:
+    """Not the file of a pid that was his once, and may be a stranger's by now."""
+    vmm.ok("run", "-d", "--name", "u", "tiny", "sleep", "1000")
+    vmm.ok("run", "-d", "--name", "guest", "--ipc", "container:u", "tiny", "sleep", "1000")
+    vmm.ok("restart", "--time", "0", "u", "guest")
+    files = [os.readlink(f"/proc/{vmm.inspect(name)['pid']}/ns/ipc") for name in ("u", "guest")]
+    assert files[0] == files[1]
+    vmm.ok("stop", "--time", "0", "u", "guest")
+    done = vmm.run("start", "guest")
+    assert "cannot share the ipc namespace of u: it is not running" in done.stderr
+    assert "container:u" in json.dumps(vmm.inspect("guest")["spec"])
+
+
+def test_a_privileged_exec_has_what_the_host_s_root_has(vmm: CommandLine) -> None:
+    vmm.ok("run", "-d", "--name", "u", "tiny", "sleep", "1000")
+    lines = Path("/proc/self/status").read_text().splitlines(keepends=True)
+    held = "".join(line for line in lines if line.startswith("CapEff"))
+    assert vmm.ok("exec", "--privileged", "u", "grep", "CapEff", "/proc/self/status") == held
