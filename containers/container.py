@@ -432,6 +432,7 @@ class Container:
             "restart_error": restarts.error(self),
             "pid": init.pid if init else None,
             "cgroup": self.cgroup().directories(),
+            "limits_left_out": self.cgroup().unset(self.spec.limits),
         }
 
 

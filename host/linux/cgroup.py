@@ -245,6 +245,11 @@ class Cgroup:
                 raise HostUnfit("cannot set the limit", one.file, why, DELEGATION_HINT)
             self.left_out.append(f"{one.file} = {one.value}")
 
+    def unset(self, limits: Limits) -> list[str]:
+        """The settings of `limits` that this host has no controller for: `pids.max = 2048`."""
+        wanted = settings(self.layout.version, limits)
+        return [f"{one.file} = {one.value}" for one in wanted if one.controller not in self.layout.bases]
+
     def _mkdir(self, path: str) -> None:
         parent = os.path.dirname(path)
         try:

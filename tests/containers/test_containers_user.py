@@ -234,6 +234,14 @@ def test_limits_hold_in_a_group_that_systemd_delegated(user):
     assert paused == "paused 30"
 
 
+def test_a_default_that_cannot_be_set_is_told(user):
+    output = user.run("""
+        container = shell("true")
+        print(container.run(Stdio(), Edges()), container.inspect()["limits_left_out"])
+    """)
+    assert output.split(maxsplit=1) == ["0", "['pids.max = 2048']\n"]
+
+
 def test_a_volume_given_to_another_user_inside_can_be_removed_again(user):
     """Its files belong to a subordinate id then, which the ordinary user himself may not touch."""
     output = user.run("""
