@@ -63,7 +63,7 @@ def facts(row: runs.Row) -> dict[str, Any]:
         "health": health(row),
         "trouble": row.trouble,
         "driver": one.spec.get("driver", "qemu") if one.kind == kinds.MACHINE else "",
-        "ports": _ports(one),
+        "ports": _ports(row),
         "labels": one.labels,
         "rm": one.rm,
     }
@@ -76,9 +76,12 @@ def health(row: runs.Row) -> str:
     return str((kinds.backend(row.instance).inspect()["health"] or {}).get("status", "starting"))
 
 
-def _ports(one: registry.Instance) -> list[str]:
-    """Published ports as words; what the kernel chose for port 0 is told by `vmm port`."""
+def _ports(row: runs.Row) -> list[str]:
+    """Published ports as words; which one the kernel chose for port 0 is known as long as it runs."""
+    one = row.instance
     ports = [tuple(port) for port in one.spec.get("ports", [])]
+    if row.state in kinds.RUNNING and any(port[1] == 0 for port in ports):
+        ports = [(port.host_ip, port.host_port, port.port, port.protocol) for port in runs.ports(one)]
     for nic in one.spec.get("nics", ()):  # a machine's
         ports += [(f["host_ip"], f["host"], f["guest"], f["protocol"]) for f in nic["forwards"] if f["host"]]
     return [f"{ip}:{host}->{inside}/{protocol}" for ip, host, inside, protocol in ports]

@@ -216,13 +216,11 @@ def _module(command: str) -> Command:
                 from host.errors import Unsupported
 
                 raise Unsupported(f"cannot run vmm {command}", why="this build does not have it") from None
-    from difflib import get_close_matches
-
+    from cli import docker_words
     from host.errors import Usage
 
-    near = get_close_matches(command, [name for commands in GROUPS.values() for name in commands], 1, 0.5)
-    hint = f"did you mean `vmm {near[0]}`?" if near else "vmm --help lists the commands"
-    raise Usage("no command", repr(command), hint=hint)
+    known = [name for commands in GROUPS.values() for name in commands]
+    raise Usage("no command", repr(command), hint=docker_words.hint(command, known))
 
 
 def _line(command: str) -> str:

@@ -27,6 +27,8 @@ LAB, SPEC = "vmm.lab", "vmm.lab.spec"
 _KEYS = {"name", "networks", "volumes", "instances"}
 _SWITCHES = {"init", "privileged", "read-only", "tpm", "cloneable", "autostart", "interactive", "tty"}
 
+_ELSE = "-f FILE names another one; instances without a lab are listed by vmm ls"
+
 
 class Member(NamedTuple):
     """One instance of a lab: its words for `vmm run`, and what must be in which state before it starts."""
@@ -60,7 +62,7 @@ def read(path: Path) -> Lab:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise Usage("cannot read the lab", str(path), error.strerror or "", "vmm up -f lab.yaml") from None
+        raise Usage("cannot read the lab", str(path), error.strerror or "", _ELSE) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadData("cannot read the lab", str(path), str(error)) from None
     return _lab(document, path)

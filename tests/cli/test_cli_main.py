@@ -179,12 +179,12 @@ def test_the_hot_path_loads_little(words: list[str], home: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "without"),
     [
-        (["run", "--ct", "--network", "none", "tiny", "true"], {"typing"}),
-        (["exec", "a", "true"], {"typing", "argparse", "gettext", "locale"}),
+        (["run", "--ct", "--network", "none", "tiny", "true"], {"typing", "ctypes"}),
+        (["exec", "a", "true"], {"typing", "ctypes", "argparse", "gettext", "locale"}),
     ],
 )
 def test_the_installed_command_loads_less_still(words: list[str], without: set[str], home: Path) -> None:
-    """Without `site`, as bin/vmm starts: `typing` compiles annotations, argparse loads translations."""
+    """Without `site`, as bin/vmm starts: typing compiles annotations, ctypes looks for a library."""
     program = (
         f"import sys; sys.path.append({str(Path(__file__).parents[2])!r})\n"
         f"from cli.main import main\nmain({words!r}); print(*sys.modules)"
@@ -246,3 +246,13 @@ def test_an_ordinary_users_path_is_enough(home: Path) -> None:
     told = json.loads(subprocess.run(words, capture_output=True, env=env, check=True).stdout)
     mke2fs = next(one for one in told["capabilities"] if one["name"] == "mke2fs")
     assert mke2fs["works"], mke2fs
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("images", "image ls"), ("unpause", "resume"), ("pull", "image pull")]
+)
+def test_docker_s_words_lead_to_ours(theirs: str, ours: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = said(capsys, theirs, "x")
+    assert status == 2
+    assert f"here it is `vmm {ours}`" in err
+    assert said(capsys, *ours.split(), "--help")[0] == 0

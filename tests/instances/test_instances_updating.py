@@ -131,3 +131,11 @@ def test_a_privileged_exec_has_what_the_host_s_root_has(vmm: CommandLine) -> Non
     lines = Path("/proc/self/status").read_text().splitlines(keepends=True)
     held = "".join(line for line in lines if line.startswith("CapEff"))
     assert vmm.ok("exec", "--privileged", "u", "grep", "CapEff", "/proc/self/status") == held
+
+
+def test_ls_tells_the_port_that_the_kernel_chose(vmm: CommandLine) -> None:
+    need("nft")
+    vmm.ok("run", "-d", "--name", "u", "--network", "bridge", "-p", "80", "tiny", "sleep", "1000")
+    chosen = vmm.ok("port", "u", "80").strip()
+    assert vmm.ls()["u"]["ports"] == [f"{chosen}->80/tcp"]
+    assert not chosen.endswith(":0")
