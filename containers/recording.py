@@ -10,12 +10,12 @@ import os
 import select
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from containers import foreground, launch, logs, runtime
 from containers.terminal import Wakeup
 from host.edges import Edges
 from host.stdio import Stdio
+from host.typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from containers.container import Container

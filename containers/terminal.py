@@ -13,7 +13,8 @@ import os
 import signal
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+
+from host.typing import NamedTuple
 
 _TIOCSWINSZ = 0x5414
 _TIOCGWINSZ = 0x5413
