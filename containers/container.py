@@ -104,9 +104,9 @@ class Container:
         return self.spec.user_namespace == "auto" and os.geteuid() == 0
 
     def _id_maps(self, facts: Facts) -> IdMaps | None:
-        from host.linux import idmap
-
         if facts.rootless:
+            from host.linux import idmap
+
             return idmap.of_user()
         if not self._shifts_ids():
             return None
@@ -232,6 +232,7 @@ class Container:
         """Forget the last run, once whoever cleans up after it is done; WrongState where it runs still."""
         if runtime.living(self.run_dir):
             raise WrongState("cannot start", self.spec.name, "it is running already")
+        self._found_neighbours()
         with runtime.held(self.run_dir) as there:
             if there:
                 self.clean()

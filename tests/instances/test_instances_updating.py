@@ -123,6 +123,7 @@ def test_a_shared_namespace_is_the_neighbour_s_of_now(vmm: CommandLine) -> None:
     vmm.ok("stop", "--time", "0", "u", "guest")
     done = vmm.run("start", "guest")
     assert "cannot share the ipc namespace of u: it is not running" in done.stderr
+    assert vmm.inspect("guest")["state"] == "exited", "a start that failed forgets nothing"
     assert "container:u" in json.dumps(vmm.inspect("guest")["spec"])
 
 
