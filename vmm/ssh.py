@@ -88,6 +88,7 @@ def connected(machine: Machine, timeout_s: float = _CONNECT_S) -> Iterator[param
     name, where = machine.folder.name, address(machine.run_dir)
     if where is None:
         raise DeadlinePassed("cannot log in to", name, "no port of this host leads to it")
+    _silence()
     try:
         transport = paramiko.Transport(socket.create_connection(where, timeout_s))
     except (paramiko.SSHException, OSError) as error:
@@ -97,6 +98,13 @@ def connected(machine: Machine, timeout_s: float = _CONNECT_S) -> Iterator[param
         yield transport
     finally:
         transport.close()
+
+
+def _silence() -> None:
+    """paramiko logs the tracebacks of its own thread, which without a handler end on stderr."""
+    import logging
+
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 def _log_in(machine: Machine, transport: paramiko.Transport, timeout_s: float) -> None:
