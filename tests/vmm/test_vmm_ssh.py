@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# QEMU takes the connection, and hangs up when the guest refuses it. Not in pytest's own process: it catches logs.
+# QEMU takes a connection, and hangs up when the guest refuses it. In a process of its own: pytest keeps logs.
 _SCRIPT = """
 import socket, sys, threading
 from pathlib import Path
