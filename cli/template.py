@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--cpus", metavar="N", type=int)
     create.add_argument("--network", metavar="none|user")
     create.add_argument("--boot", metavar="MODE", help="direct, pvh or microvm")
+    create.add_argument("--driver", choices=("qemu", "libvirt"), help="who runs the clones ($VMM_DRIVER)")
     create.add_argument("--accel", metavar="A", help="auto, kvm or tcg")
     create.add_argument("--cloud-init", metavar="FILE")
     create.add_argument("--ssh-key", metavar="FILE", action="append", default=[])
@@ -81,6 +82,7 @@ def _create(args: argparse.Namespace) -> int:
         cpus=args.cpus,
         network=args.network,
         boot=args.boot,
+        driver=args.driver,
         accel=args.accel,
         cloud_init=args.cloud_init,
         ssh_keys=tuple(args.ssh_key),
@@ -91,7 +93,7 @@ def _create(args: argparse.Namespace) -> int:
 
 def _refuse_words(args: argparse.Namespace) -> None:
     """A machine that runs has its memory, processors and devices already."""
-    words = ("arguments", "memory", "cpus", "network", "boot", "accel", "cloud_init", "ssh_key")
+    words = ("arguments", "memory", "cpus", "network", "boot", "driver", "accel", "cloud_init", "ssh_key")
     given = [word for word in words if getattr(args, word)]
     if given:
         why = f"{args.image} is a machine that runs: it is frozen as it is"

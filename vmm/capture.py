@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from host import commands
 from host.edges import Edges
 from host.errors import InUse, Unsupported
 from vmm import freeze, launch, live, templates
-from vmm.bringup import boot_timeout_s
+from vmm.admission import boot_timeout_s
 from vmm.machine import Machine
 from vmm.monitor import Monitor
 from vmm.qemu_driver import QemuDriver
@@ -77,4 +78,6 @@ def _frozen(
             driver.release()
     finally:
         monitor.execute("cont")
+    # QEMU looked at each page for zeros before it left it out: a look at a hole of a tmpfs fills it
+    commands.run(("fallocate", "--dig-holes", str(memory)), "cannot shrink the memory", timeout_s=60)
     return freeze.finish(spec, "", folder, memory, image, began, began)

@@ -19,7 +19,6 @@ from vmm import admission, clones, forwards, launch, readiness, templates
 from vmm.boot import Boot
 from vmm.channel import Channel
 from vmm.monitor import Monitor
-from vmm.qemu_driver import QemuDriver
 from vmm.spec import Command, MachineSpec, replace
 from vmm.templates import Template
 
@@ -112,9 +111,11 @@ def _freeze(
     likely: Command,
 ) -> float:
     """Boot and freeze; when the machine had booted (monotonic)."""
+    from vmm.machine import Machine
+
     reserve(spec.memory_bytes, memory)
     run = templates.builder_run(home, folder.name)
-    driver = QemuDriver(folder, run, spec)
+    driver = Machine(folder, run, spec).driver
     how = replace(launch.here(run, folder, accel, spec.arch), memory_file=str(memory))
     try:
         boot = admission.boot(run.parent, boot_timeout_s, lambda: driver.boot(accel, Edges(), True, how))
@@ -164,7 +165,9 @@ def _save(boot: Boot, state: Path, boot_timeout_s: float, likely: Command) -> fl
 
 def prepare_sshd(channel: Channel) -> None:
     """Put aside where sshd is found, and forget the keys of which clones would all have the same."""
-    channel.run(ExecRequest(("/bin/sh", "-c", f"cp /run/sshd.pid {clones.SSHD_PID}; {FORGET_KEYS}")), Stdio())
+    channel.run(
+        ExecRequest(("/bin/sh", "-c", f"cp /run/sshd.pid {clones.SSHD_PID} 2>&-; {FORGET_KEYS}")), Stdio()
+    )
 
 
 def _await_sshd(monitor: Monitor, timeout_s: float) -> None:

@@ -78,6 +78,8 @@ class LibvirtDriver(QemuDriver):
         libvirt_daemon.check_same_host(link, self.uri, self.run)
         who = self._user(accel)
         self._lay_out(who)
+        if how and how.memory_file:
+            who.give(Path(how.memory_file))
         self._clear_sockets(who)
         how = how or launch.here(self.run, self.folder, accel, self.spec.arch)
         owner = f"+{who.uid}:+{who.gid}" if who.uid is not None else ""
@@ -166,11 +168,16 @@ class LibvirtDriver(QemuDriver):
                     "the machine ended at once", self.folder.name, hint="virsh dominfo, its log in libvirt"
                 )
             guest, serial = (process.call(self.run / name) for name in ("guest", "serial"))
-            return Boot(self.folder, edges, pid, guest, serial)
+            return Boot(self.folder, edges, pid, guest, serial, self._monitor(domain))
         except BaseException:
             with contextlib.suppress(libvirt.libvirtError):
                 domain.destroy()
             raise
+
+    def _monitor(self, domain: libvirt.virDomain) -> monitor.Monitor:
+        from vmm.libvirt_monitor import DomainMonitor
+
+        return DomainMonitor(domain, self.folder.name, self.run / monitor.JOURNAL)
 
     # ---- life ----
 

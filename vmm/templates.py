@@ -84,8 +84,10 @@ def memory_dir(home: Path) -> Path:
 
 def why_not(spec: MachineSpec) -> str:
     """Why no template can serve this machine, or an empty string."""
-    if spec.driver != "qemu" or spec.boot not in KERNEL_BOOTS:
-        return "templates want the qemu driver, and a kernel that QEMU loads"
+    if spec.boot not in KERNEL_BOOTS:
+        return "templates want a kernel that QEMU loads"
+    if spec.uri or spec.autostart:
+        return "another libvirt, or a start without us, knows no memory of ours"
     if spec.shares:
         return "a shared folder's state lies on the host"
     if spec.tpm or spec.vmgenid:
@@ -141,7 +143,7 @@ def key(spec: MachineSpec, accel: str, base: tuple[str, int]) -> str:
     words = argv(neutral(spec, path), how)
     files = [_found(how.qemu), spec.kernel, spec.initrd, path]
     told = [f"{file} {_identity(file)}" for file in files]
-    text = "\0".join([*words, *told, str(size_bytes)])
+    text = "\0".join([spec.driver, *words, *told, str(size_bytes)])
     return sha256(text.encode()).removeprefix("sha256:")[:24]
 
 
