@@ -42,10 +42,12 @@ class Campaign:
         self._host = facts.short(self._facts)
         self._versions = {"vmm": facts.ours()}
         self._prepared: dict[tuple[str, str, str], Parts | None] = {}
+        self._impossible: dict[str, Parts] = {}
         self._litter: list[tuple[str, int, leaks.Litter]] = []
         self._stops: dict[str, str] = {}
         self._known_children: frozenset[int] = frozenset()
         self._usable: set[str] = set()
+        self._overhead: dict[str, float] = {}
 
     def run(self, recorded: Iterable[Sample] = ()) -> list[Sample]:
         """Do what is left of the plan; returns all samples, the recorded ones first.
@@ -181,7 +183,7 @@ class Campaign:
 
     def _turn(self, turn: Turn, batch: int) -> None:
         self.progress.turn(turn)
-        refused = self._prepare(turn.cell)
+        refused = self._prepare(turn.cell) or self._impossible.get(turn.cell.key)
         if refused is not None:
             self._save(turn, refused, time.time())
             self.progress.done(self.samples[-1], 0.0)
@@ -197,6 +199,8 @@ class Campaign:
                 warned += self._look_for_litter(turn, there)
             for parts in ran.parts:
                 self._save(turn, parts, ran.began_unix_s, warned)
+                if parts.status == "skipped":  # it costs a start to hear the same once more
+                    self._impossible[turn.cell.key] = parts
             self.progress.done(self.samples[-1], ran.took_s)
             if ran.is_broken:
                 self._recover(turn.cell.target)
@@ -236,6 +240,8 @@ class Campaign:
 
     def _save(self, turn: Turn, parts: Parts, began_unix_s: float, warned: tuple[str, ...] = ()) -> None:
         parts = _checked(parts)
+        if self._is_short(parts):
+            warned = (*warned, "short")
         sample = Sample(
             campaign=self.name,
             plan_hash=self.plan.hash,
@@ -261,6 +267,11 @@ class Campaign:
         )
         self.store.append(sample)
         self.samples.append(sample)
+
+    def _is_short(self, parts: Parts) -> bool:
+        """Whether waking on the first byte is more than a twentieth of the start."""
+        start_ns = parts.edges_ns.get("t8", 0)
+        return bool(start_ns) and start_ns < 20 * self._overhead.get("wake_ns", 0.0)
 
     # -- the end -------------------------------------------------------------------------------------------
 
@@ -302,7 +313,7 @@ class Campaign:
                 "command_line": list(self.command_line),
                 "facts": self._facts,
                 "versions": self._versions,
-                "overhead": getattr(self, "_overhead", {}),
+                "overhead": self._overhead,
                 "stops": self._stops,
                 "leaks": self.litter(),
                 "warnings": noise.WARNINGS,

@@ -58,7 +58,10 @@ def _interval(interval: Interval) -> dict[str, float | None]:
 
 
 def to_markdown(rows: Sequence[Row], campaign: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
-    """summary.md: what was asked, every row, how it was measured, what was skipped and why."""
+    """summary.md: what was asked, every row, how it was measured, what was skipped and why.
+
+    `notes` are further lines: what the reader of the file had to tell, what may have disturbed the runs.
+    """
     plan, facts = campaign.get("plan", {}), campaign.get("facts", {})
     lines = [f"# {campaign.get('campaign', 'results')}", "", plan.get("question", ""), ""]
     for group, members in by_group(rows):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from bench.core.sample import Sample
 
 WARNINGS = {
     "load": "more processes wanted to run than there are cores when the run began",
@@ -16,7 +21,7 @@ WARNINGS = {
     "clock-step": "the wall clock was set during the run; durations come from CLOCK_MONOTONIC and are right",
     "leak": "something was left behind after the run",
     "engine": "the cluster engine's own worker used more than 1 % of a processor during the run",
-    "short": "the run was so short that the harness's own overhead is more than a twentieth of it",
+    "short": "hearing the first byte takes more than a twentieth of such a start (campaign.json: overhead)",
 }
 EVERY_S = 0.05
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -94,6 +99,16 @@ def warnings(before: Reading, after: Reading, cores: int, instance_s: float = 0.
     if abs((after.wall_s - before.wall_s) - (after.at_s - before.at_s)) > 0.1:
         found.append("clock-step")
     return tuple(found)
+
+
+def told(samples: Iterable[Sample]) -> list[str]:
+    """One line a warning: how many runs it is about, its code, what it means."""
+    ran = [one for one in samples if one.status != "skipped"]
+    found = Counter(code for one in ran for code in one.warnings)
+    return [
+        f"{count} of {len(ran)} runs: {code}: {WARNINGS.get(code, 'unknown here')}"
+        for code, count in found.most_common()
+    ]
 
 
 def _line(path: str, start: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 
+from bench.core import noise
 from bench.core.export import by_group, heading, label, range_text, ratio_range, ratio_text, value_text
+from bench.core.sample import Sample
 from bench.core.summary import Row
 
 # what -> heading, in the order of columns, for groups whose targets are told side by side
@@ -24,6 +27,15 @@ def to_table(rows: Sequence[Row]) -> str:
         is_matrix = members[0].mode in ("memory", "disk") and members[0].what != "slope_bytes"
         lines += [*(_matrix(members) if is_matrix else _list(members)), ""]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def disturbed(samples: Iterable[Sample]) -> str:
+    """What may have disturbed the runs, empty where nothing did."""
+    lines = [
+        textwrap.fill(one, WIDTH, initial_indent="  ", subsequent_indent="    ")
+        for one in noise.told(samples)
+    ]
+    return "\n".join(["what may have disturbed the runs (results.csv says which)", *lines]) if lines else ""
 
 
 def _list(members: Sequence[Row]) -> list[str]:

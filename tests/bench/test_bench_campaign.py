@@ -74,6 +74,11 @@ def test_a_campaign_writes_every_sample_its_tables_and_its_facts(tmp_path: Path)
     assert campaign["plan_hash"] in (out / "summary.md").read_text()
 
 
+def test_a_start_that_is_hardly_longer_than_hearing_of_it_is_marked(tmp_path: Path) -> None:
+    samples = _ran(tmp_path, runs=2, median_s=1e-6)
+    assert {one.warnings.count("short") for one in samples if one.status == "ok"} == {1}
+
+
 def test_a_hang_is_a_timeout(tmp_path: Path) -> None:
     samples = _ran(tmp_path, 1, hang=1, runs=1)
     assert {one.status for one in samples} == {"timeout"}
@@ -180,6 +185,49 @@ def _nobody_left(process: subprocess.Popen[str]) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def test_what_a_target_cannot_do_is_asked_once_and_told_for_every_block(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(
+        'name = "able"\n[[groups]]\nexperiment = "x"\nmode = "workload"\nimage = "none"\n'
+        'targets = ["fake"]\nruns = 3\nwarmup = 0\n'
+    )
+    code = f"""
+from pathlib import Path
+from bench.core import plan, workload
+from bench.core.campaign import Campaign
+from bench.core.store import Store
+from bench.targets.fake import Fake
+
+def measure(target, cell):
+    with open("{tmp_path}/asked", "a") as file:
+        file.write("x")
+    return workload.skipped("it cannot")
+
+with Store(Path("{tmp_path}/out")) as store:
+    made = plan.load(Path("{tmp_path}/plan.toml"))
+    Campaign("able", made, store, {{"fake": Fake()}}, lambda cell: measure).run()
+"""
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    found = sample.load(tmp_path / "out").samples
+    assert [(one.block, one.status, one.error) for one in found] == [
+        (number, "skipped", "it cannot") for number in range(3)
+    ]
+    assert (tmp_path / "asked").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("condition", "status", "words"),
+    [("fake.start.median > 1.1 * 0.000001", 1, "fake.start.median > 1.1 * 0.000001: 0.00"),
+     ("fake.start.median > 3600", 0, ""), ("fake.start.median >", 2, "cannot read the condition")],
+)  # fmt: skip
+def test_a_condition_is_the_exit_status(tmp_path: Path, condition: str, status: int, words: str) -> None:
+    out = tmp_path / "out"
+    process = _bench("run", _plan(tmp_path, runs=1), "--out", out, "--fail-if", condition)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert words in err
+    assert out.exists() == (status != 2)  # a typo costs no measurement
 
 
 def test_ctrl_c_keeps_every_sample_and_resume_goes_on(tmp_path: Path) -> None:
