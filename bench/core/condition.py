@@ -7,6 +7,7 @@ The condition holds where it holds for any group that has the number.
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,11 +20,9 @@ _COMPARE: dict[type, Callable[[float, float], bool]] = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne,
 }  # fmt: skip
 _ARITHMETIC: dict[type, Callable[[float, float], float]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
+    ast.Div: lambda one, other: one / other if other else math.nan,
 }  # fmt: skip
-_READABLE = (
-    ast.Compare, ast.cmpop, ast.BinOp, ast.operator, ast.Constant, ast.Name, ast.Attribute, ast.expr_context,
-)  # fmt: skip
 _STATISTICS: dict[str, Callable[[Row], float]] = {
     "median": lambda row: row.median.estimate,
     "low": lambda row: row.median.low,
@@ -59,31 +58,55 @@ def parse(text: str) -> Condition:
         raise _unreadable(text, error.msg or "syntax") from None
     if not isinstance(tree, ast.Compare) or len(tree.ops) != 1 or type(tree.ops[0]) not in _COMPARE:
         raise _unreadable(text, "not a comparison of two numbers")
-    if not all(isinstance(node, _READABLE) for node in ast.walk(tree)):
-        raise _unreadable(text, "only numbers, + - * / and names can stand there")
-    numbers = list(_numbers(tree, text))
-    if not numbers:
+    for side in (tree.left, *tree.comparators):
+        _check(side, text)
+    if not list(_numbers(tree, text)):
         raise _unreadable(text, "it names no measured number")
     return Condition(text, tree)
 
 
+def _check(node: ast.expr, text: str) -> None:
+    """Raise Usage for anything that is no arithmetic over numbers, so that it costs no campaign."""
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        _check(node.left, text)
+        _check(node.right, text)
+    elif not (isinstance(node, ast.Constant) and type(node.value) in (int, float)) and not _is_base(node):
+        _name(node, text)
+
+
+def check_targets(conditions: Sequence[Condition], targets: Sequence[str]) -> None:
+    """Raise Usage for a condition about a target that the plan has not."""
+    known = {name.replace("-", "_") for name in targets}
+    for one in conditions:
+        for target, *_ in _numbers(one.tree, one.text):
+            if target not in known:
+                raise _unreadable(one.text, f"the plan has no target {target!r}; it has {', '.join(targets)}")
+
+
 def held(conditions: Sequence[Condition], rows: Sequence[Row], baseline: Sequence[Row] = ()) -> list[Held]:
-    """Those that hold. A number that no group has raises Usage: a typo must not pass a build."""
+    """Those that hold, and those that cannot be judged as no run gave the number (NaN): neither may pass a
+    build. A number that no group has raises Usage.
+    """
     return [one for condition in conditions for one in _held(condition, rows, baseline)]
 
 
 def _held(condition: Condition, rows: Sequence[Row], baseline: Sequence[Row]) -> list[Held]:
-    first = next(iter(_numbers(condition.tree, condition.text)))
-    groups = dict.fromkeys(row.group for row in rows if _row([row], first) is not None)
+    names = list(_numbers(condition.tree, condition.text))
+    first = names[0]
+    by_group = {
+        one: [row for row in rows if row.group == one] for one in dict.fromkeys(r.group for r in rows)
+    }
+    groups = {one: mine for one, mine in by_group.items() if all(_row(mine, name) for name in names)}
     if not groups:
-        raise _unreadable(condition.text, f"no result has {'.'.join(first)}")
+        told = " and ".join(".".join(name) for name in names)
+        raise _unreadable(condition.text, f"no result has {told}")
     found = []
-    for group in groups:
-        mine = [row for row in rows if row.group == group]
+    for group, mine in groups.items():
         base = _base([row for row in baseline if row.group == group], first, condition.text)
         left = _value(condition.tree.left, mine, base, condition.text)
         right = _value(condition.tree.comparators[0], mine, base, condition.text)
-        if _COMPARE[type(condition.tree.ops[0])](left, right):
+        unknown = math.isnan(left) or math.isnan(right)
+        if unknown or _COMPARE[type(condition.tree.ops[0])](left, right):
             found.append(Held(condition.text, group, left, right))
     return found
 
@@ -104,7 +127,7 @@ def _value(node: ast.expr, rows: Sequence[Row], base: Callable[[], float], text:
         return _ARITHMETIC[type(node.op)](left, right)
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
         return float(node.value)
-    if isinstance(node, ast.Name) and node.id == "base":
+    if _is_base(node):
         return base()
     row = _row(rows, _name(node, text))
     return float("nan") if row is None else _STATISTICS[_name(node, text)[-1]](row)
@@ -128,6 +151,10 @@ def _numbers(tree: ast.AST, text: str) -> Any:
         return
     for child in ast.iter_child_nodes(tree):
         yield from _numbers(child, text)
+
+
+def _is_base(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "base"
 
 
 def _name(node: ast.expr, text: str) -> tuple[str, ...]:

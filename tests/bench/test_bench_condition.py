@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from bench.core import condition, noise, summary
@@ -70,7 +72,8 @@ def test_what_holds_is_told_with_both_numbers() -> None:
 @pytest.mark.parametrize(
     "text",
     ["ct.start.median", "ct.start.mean > 1", "ct.median > 1", "1 > 2", "ct.start.median > open('x')", "ct >",
-     "ct.start.median > 1 > 0"],
+     "ct.start.median > 1 > 0", "ct.start.median > 2 ** 3", "ct.start.median > 's'", "ct.start.median > bas",
+     "(ct.start.median > 1) > 0", "ct.start.median > -1"],
 )  # fmt: skip
 def test_a_condition_that_cannot_be_read_is_refused_before_the_campaign(text: str) -> None:
     with pytest.raises(Usage, match="condition"):
@@ -81,6 +84,27 @@ def test_a_condition_that_cannot_be_read_is_refused_before_the_campaign(text: st
 def test_a_number_that_no_result_has_is_an_error_and_no_pass(text: str) -> None:
     with pytest.raises(Usage, match="no result"):
         _held(text, _rows(ct=0.04))
+
+
+@pytest.mark.parametrize(
+    "text", ["ct.start.median > 5", "ct.start.median < 5", "vm.start.median / ct.start.bad < 0"]
+)
+def test_a_number_that_no_run_gave_never_passes_a_build(text: str) -> None:
+    failed = [one._replace(n=0, median=one.median._replace(estimate=math.nan)) for one in _rows(ct=1.0)]
+    (one,) = _held(text, [*failed, *_rows(vm=1.0)])
+    assert math.isnan(one.left)
+
+
+def test_a_condition_over_two_targets_is_judged_where_both_are() -> None:
+    both = _rows(ct=1.0, vm=2.0)
+    alone = [row._replace(group="start/command/debian") for row in _rows(vm=9.0)]
+    assert not _held("vm.start.median > 3 * ct.start.median", [*both, *alone])
+
+
+def test_a_target_that_the_plan_has_not_is_refused_before_the_campaign() -> None:
+    parsed = [condition.parse("vm_libvirt.start.median > 1"), condition.parse("ctt.start.median > 1")]
+    with pytest.raises(Usage, match="'ctt'"):
+        condition.check_targets(parsed, ("ct", "vm-libvirt"))
 
 
 def test_base_without_a_baseline_is_an_error() -> None:
