@@ -69,6 +69,7 @@ def _named(by_target: dict[str, list[Sample]]) -> list[str]:
     names = dict.fromkeys(name for one in everyone for name in one.values)
     if any(name == "mem_available_drop_bytes" for name in names):
         return ["slope_bytes"]
+    names.pop("instances", None)  # a ramp's steps: what the other numbers stand over
     starts = ["start_s"] if everyone[0].mode in STARTS else []
     return starts + list(names) or ["start_s"]
 
@@ -78,6 +79,10 @@ def _rows(group: str, what: str, by_target: dict[str, list[Sample]], base: str) 
     made = []
     for target, found in by_target.items():
         values = _values(found, what)
+        good = [one for one in found if one.status == "ok" and not one.warmup]
+        count = sum(_has(one, what) for one in good)
+        if good and not count:
+            continue  # it works, and has no such number
         bad = [one for one in found if one.status != "ok"]
         is_slope = what == "slope_bytes"
         middle = _slope(found) if is_slope else stats.median_interval(list(values.values()))
@@ -87,7 +92,6 @@ def _rows(group: str, what: str, by_target: dict[str, list[Sample]], base: str) 
                       if block in values]  # fmt: skip
             ratio = stats.ratio_interval(shared)
         accelerator = next((one.accelerator for one in found if one.accelerator), None)
-        count = sum(one.status == "ok" and not one.warmup for one in found)
         why = next((one.error for one in reversed(found) if one.error), None) or ""
         made.append(
             Row(
@@ -114,6 +118,10 @@ def _values(samples: Iterable[Sample], what: str) -> dict[int, float]:
         found = times_s([one]) if what == "start_s" else _value(one, what)
         blocks[one.block] += found
     return {block: _median(found) for block, found in blocks.items() if found}
+
+
+def _has(one: Sample, what: str) -> bool:
+    return bool(times_s([one]) if what == "start_s" else _value(one, what))
 
 
 def _value(one: Sample, what: str) -> list[float]:

@@ -19,7 +19,7 @@ class Container(Ours):
     name = "ct"
     kind = "ct"
     # One process for all detached containers, which ends when it has nothing to do, and its two files.
-    daemons = ("containers.supervisor", "supervisor.bell", "supervisor.lock")
+    daemons = (*Ours.daemons, "containers.supervisor", "supervisor.bell", "supervisor.lock")
 
     def why_unavailable(self) -> Unavailable | None:
         """Root, or user namespaces."""

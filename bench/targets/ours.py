@@ -37,7 +37,7 @@ class Ours:
     name = ""
     kind = ""
     driver: str | None = None
-    daemons: tuple[str, ...] = ()
+    daemons: tuple[str, ...] = ("dnsmasq",)  # a network's, from its first member on
 
     def __init__(self) -> None:
         self._accelerator: str | None = None
@@ -284,7 +284,7 @@ class OurHeld:
 
         if self.instance.kind != MACHINE:
             return {"daemon_pss_bytes": idle.processes(supervisors())["pss_bytes"]}
-        meminfo = _meminfo(_said_inside(self.instance, ("cat", "/proc/meminfo")))
+        meminfo = _meminfo(said_inside(self.instance, ("cat", "/proc/meminfo")))
         used = meminfo.get("MemTotal", 0) - meminfo.get("MemAvailable", 0)
         return {"configured_bytes": float(self._configured_bytes), "guest_used_bytes": float(used),
                 "guest_total_bytes": float(meminfo.get("MemTotal", 0))}  # fmt: skip
@@ -355,7 +355,8 @@ def logged(instance: Instance) -> str:
     return _through_file(lambda fd: kinds.backend(instance).logs(False, None, False, fd))
 
 
-def _said_inside(instance: Instance, argv: tuple[str, ...]) -> str:
+def said_inside(instance: Instance, argv: tuple[str, ...]) -> str:
+    """What a command says on stdout in a running instance."""
     from host.exec_request import ExecRequest
     from instances import kinds
 

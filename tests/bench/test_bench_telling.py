@@ -43,6 +43,20 @@ def test_rows_leave_warm_up_out_count_failures_and_pair_by_block() -> None:
     assert list(rows) == ["ct", "vm", "docker"]
 
 
+def test_a_number_stands_on_the_runs_that_have_it_and_a_ramps_steps_are_none() -> None:
+    ramp = [
+        _sample("ct", 0, mode="workload", values={"instances": n, "start_of_this_s": n}) for n in (1.0, 2.0)
+    ]
+    end = _sample("ct", 0, mode="workload", values={"reached_instances": 2.0})
+    other = _sample("vm", 0, mode="workload", values={"reached_instances": 1.0})
+    found = {(row.target, row.what): row.n for row in summary.rows([*ramp, end, other])}
+    assert found == {
+        ("ct", "start_of_this_s"): 2,
+        ("ct", "reached_instances"): 1,
+        ("vm", "reached_instances"): 1,
+    }
+
+
 def test_the_slope_is_memory_an_instance() -> None:
     points = [_sample("ct", 0, mode="memory", edges_ns={},
                       values={"instances": n, "mem_available_drop_bytes": 1e6 * n + 5e6})
@@ -66,6 +80,20 @@ def test_the_table_fits_80_columns_and_says_why_a_target_is_missing() -> None:
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "docker is not installed" in text
     assert "1.9 MiB" in text
+
+
+def test_what_disturbed_the_runs_is_told_with_its_count() -> None:
+    samples = [
+        _sample("ct", 0, warnings=("others", "load")),
+        _sample("ct", 1, warnings=("others",)),
+        *_starts()[-2:],
+    ]
+    text = table.disturbed(samples)
+    assert max(map(len, text.splitlines())) <= 80
+    told = " ".join(text.split())
+    assert "2 of 3 runs: others: other processes used" in told  # the skipped one was no run
+    assert "1 of 3 runs: load:" in told
+    assert table.disturbed(_starts()) == ""
 
 
 def test_csv_has_one_row_a_sample_with_every_value_in_a_column() -> None:

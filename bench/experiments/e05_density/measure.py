@@ -9,11 +9,11 @@ from bench.core import idle
 from bench.core.target import Cell, Parts, Target
 from host.errors import Failure
 
-STOPS = {"most": 0, "memory": 1, "slow": 2, "failed": 3}
-
 
 def measure(target: Target, cell: Cell) -> tuple[Parts, ...]:
-    """One report an instance (`instances`, `start_of_this_s`), and a last one of what stopped the ramp."""
+    """One report an instance (`instances`, `start_of_this_s`), and a last one of what stopped the ramp:
+    `stopped_by_most`, `_memory`, `_slow` or `_failed` is 1.
+    """
     found: list[Parts] = []
     stop, first_s = "most", 0.0
     with contextlib.ExitStack() as stack:
@@ -31,7 +31,7 @@ def measure(target: Target, cell: Cell) -> tuple[Parts, ...]:
             stop = _stop(cell, took_s / first_s)
             if stop != "most":
                 break
-    reached = {"reached_instances": float(len(found)), "stop_code": float(STOPS[stop])}
+    reached = {"reached_instances": float(len(found)), f"stopped_by_{stop}": 1.0}
     return (*found, Parts(values=reached))
 
 
