@@ -62,6 +62,9 @@ def _for_helper(spec: MachineSpec) -> list[str]:
         words.append(f"vmm.init={spec.init}")
     if spec.hostname:
         words.append(f"vmm.hostname={spec.hostname}")
+        # systemd would take the name in the image's /etc/hostname, which all machines of it have in common;
+        # a seed names the machine itself
+        words += [f"systemd.hostname={spec.hostname}"] if spec.init and not spec.seed else []
     words += [_address(nic) for nic in spec.nics[:1] if spec.command_mode]
     words += [_mount(share, number) for number, share in enumerate(spec.shares)]
     return words
