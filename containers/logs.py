@@ -174,14 +174,15 @@ def since(records: Iterator[Record], unix_s: float) -> Iterator[Record]:
 
 def tail(records: Iterator[Record], count: int) -> list[Record]:
     """The records that hold the last `count` lines, the first one cut to fit."""
-    last: deque[Record] = deque(maxlen=max(count, 0) or 1)
+    last: deque[list[Record]] = deque(maxlen=max(count, 0) or 1)  # a line may come in many pieces
     for record in records:
         for line in record.data.splitlines(keepends=True):
-            if last and last[-1].stream == record.stream and not last[-1].data.endswith(b"\n"):
-                last[-1] = last[-1]._replace(data=last[-1].data + line)
+            if last and last[-1][-1].stream == record.stream and not last[-1][-1].data.endswith(b"\n"):
+                last[-1].append(record._replace(data=line))
             else:
-                last.append(record._replace(data=line))
-    return list(last) if count > 0 else []
+                last.append([record._replace(data=line)])
+    lines = [pieces[0]._replace(data=b"".join(one.data for one in pieces)) for pieces in last]
+    return lines if count > 0 else []
 
 
 def _rfc3339(unix_ns: int) -> bytes:
