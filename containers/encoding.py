@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from containers.mounts import Op
 from containers.plan import Plan
-from host.linux import syscalls as sc
+from host.linux import constants
 from host.typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _put(out: list[bytes], value: object) -> None:
 
 def _clone_flags(plan: Plan, orphan: bool) -> int:
     """Our own child through CLONE_PARENT, or nobody's once the process in between has ended."""
-    return plan.clone_flags | (signal.SIGCHLD if orphan else sc.CLONE_PARENT)
+    return plan.clone_flags | (signal.SIGCHLD if orphan else constants.CLONE_PARENT)
 
 
 def _steps(ops: Sequence[Op]) -> list[object]:

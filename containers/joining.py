@@ -13,7 +13,6 @@ from host import paths
 from host.edges import Edges
 from host.errors import Failure, WrongState
 from host.exec_request import ExecRequest
-from host.linux import syscalls as sc
 from host.stdio import Stdio
 from host.typing import TYPE_CHECKING
 
@@ -90,6 +89,8 @@ def _go_between(
     request: ExecRequest,
     stdio: Stdio,
 ) -> None:
+    from host.linux import syscalls as sc
+
     status = 125
     try:
         sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -116,12 +117,12 @@ def _run(
     edges: Edges,
     helper: int = -1,
 ) -> int:
-    helper = helper if helper >= 0 else _read_only_helper()
+    launcher = f"/proc/self/fd/{helper}" if helper >= 0 else str(paths.guest_helper())
     tty = request.tty and stdio.tty
     before = signal.pthread_sigmask(signal.SIG_BLOCK, foreground.PROXIED | {signal.SIGCHLD})
     try:
         ready = launch_in(container, init, request, stdio if tty else None)
-        ready = ready._replace(launcher=f"/proc/self/fd/{helper}")
+        ready = ready._replace(launcher=launcher, sheltered=helper < 0)
         supervise = foreground.on_terminal if tty else foreground.plain
         return supervise(ready, stdio, edges, lambda pid: still_same(init))
     except launch.CannotExecute as error:
@@ -129,7 +130,6 @@ def _run(
         return error.exit_status
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(helper)
 
 
 def launch_in(
@@ -179,14 +179,6 @@ def still_same(init: runtime.Init) -> None:
     """Raise WrongState unless the pid, by which files were opened, meant that process all the while."""
     if runtime.start_ticks(init.pid) != init.start_ticks:
         raise WrongState("cannot run the command", why="the container ended meanwhile")
-
-
-def _read_only_helper() -> int:
-    """The helper on a mount of its own that nobody can write through, whatever path leads to it."""
-    path = os.fsencode(paths.guest_helper())
-    fd = sc.open_tree(sc.AT_FDCWD, path, sc.OPEN_TREE_CLONE | sc.OPEN_TREE_CLOEXEC)
-    sc.mount_setattr(fd, b"", sc.AT_EMPTY_PATH, sc.MOUNT_ATTR_RDONLY)
-    return fd
 
 
 def _sealed_helper() -> int:

@@ -16,7 +16,6 @@ from containers.mounts import Op, describe
 from containers.plan import Plan
 from host.edges import Edges
 from host.errors import Failure, HostUnfit, NotFound
-from host.linux import syscalls as sc
 from host.linux.cgroup import Cgroup, Limits
 from host.typing import TYPE_CHECKING, NamedTuple
 
@@ -57,6 +56,7 @@ class Launch(NamedTuple):
     maps: IdMaps | None = None
     trees: Callable[[], dict[int, int]] | None = None  # makes what only the host's root may: slot -> mount
     terminal: Wish | None = None
+    sheltered: bool = False  # the launcher runs from a mount that nobody can write through
     under_helper: bool = False  # the command's pid 1 is the helper that the steps opened
     leave: bool = False  # the command is left to the pid 1 of the namespace that we joined
 
@@ -200,7 +200,7 @@ def _spawned(launch: Launch, streams: Streams, ends: Ends, death_signal: int, or
             given.add(streams.master_to.fileno())
         # posix_spawn(3): onto itself, a descriptor stays where it is and loses its FD_CLOEXEC
         actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in given if fd >= 0]
-        argv = ["vmm-guest", "launch", str(plan)]
+        argv = ["vmm-guest", "shelter" if launch.sheltered else "launch", str(plan)]
         return os.posix_spawn(launch.launcher, argv, {}, file_actions=actions, setsigdef=_ignored())
     finally:
         os.close(plan)
@@ -258,7 +258,7 @@ def put_down(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        sc.pidfd_send_signal(pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.waitpid(pid, 0)
     except ProcessLookupError:
         pass

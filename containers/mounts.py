@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from containers.spec import ContainerSpec, Device, Mount
 from host.errors import NotFound, Usage
-from host.linux import syscalls as sc
+from host.linux import constants as sc
 from host.typing import NamedTuple
 
 NODES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))

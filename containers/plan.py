@@ -13,18 +13,18 @@ from containers.capabilities import mask
 from containers.mounts import Op
 from containers.spec import DEFAULT_PATH, ELSEWHERE, SHARED, ContainerSpec
 from containers.users import Identity
-from host.linux import cgroup, syscalls
+from host.linux import cgroup, constants
 from host.typing import NamedTuple
 
 # kind, the spec's field, the flag of clone(2), the option of unshare(1)
 NAMESPACES = (
-    ("user", "user_namespace", syscalls.CLONE_NEWUSER, "--user"),
-    ("mnt", "", syscalls.CLONE_NEWNS, "--mount"),
-    ("pid", "pid_namespace", syscalls.CLONE_NEWPID, "--pid --fork"),
-    ("ipc", "ipc_namespace", syscalls.CLONE_NEWIPC, "--ipc"),
-    ("uts", "uts_namespace", syscalls.CLONE_NEWUTS, "--uts"),
-    ("net", "network", syscalls.CLONE_NEWNET, "--net"),
-    ("cgroup", "cgroup_namespace", syscalls.CLONE_NEWCGROUP, "--cgroup"),
+    ("user", "user_namespace", constants.CLONE_NEWUSER, "--user"),
+    ("mnt", "", constants.CLONE_NEWNS, "--mount"),
+    ("pid", "pid_namespace", constants.CLONE_NEWPID, "--pid --fork"),
+    ("ipc", "ipc_namespace", constants.CLONE_NEWIPC, "--ipc"),
+    ("uts", "uts_namespace", constants.CLONE_NEWUTS, "--uts"),
+    ("net", "network", constants.CLONE_NEWNET, "--net"),
+    ("cgroup", "cgroup_namespace", constants.CLONE_NEWCGROUP, "--cgroup"),
 )
 
 

@@ -12,7 +12,6 @@ import stat
 from collections.abc import Sequence
 
 from host.errors import Usage
-from host.linux import syscalls
 from host.typing import NamedTuple
 
 _MAX_ID = (1 << 32) - 2
@@ -84,6 +83,26 @@ def _table(roots: Sequence[str], name: str, columns: int) -> list[list[str]]:
     return []
 
 
+def _open_below(root: int, name: str) -> int:
+    """Open for reading; where a link is on the way, by openat2(2) (RESOLVE_IN_ROOT), which loads ctypes."""
+    directory, _, file = name.partition("/")
+    try:
+        above = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+        try:
+            return os.open(file, _READ | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        finally:
+            os.close(above)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+    from host.linux import syscalls
+
+    return syscalls.openat2(root, name.encode(), _READ, syscalls.RESOLVE_IN_ROOT)
+
+
+_READ = os.O_RDONLY | os.O_NONBLOCK
+
+
 def _read_inside(root: str, name: str) -> bytes | None:
     """The regular file `name` inside `root`; no link of the image leads out of it (openat2,
     RESOLVE_IN_ROOT).
@@ -93,7 +112,7 @@ def _read_inside(root: str, name: str) -> bytes | None:
     except FileNotFoundError:
         return None
     try:
-        fd = syscalls.openat2(root_fd, name.encode(), os.O_RDONLY | os.O_NONBLOCK, syscalls.RESOLVE_IN_ROOT)
+        fd = _open_below(root_fd, name)
     except OSError as error:
         # overlayfs's whiteout is the device 0:0, which nobody can open: deleted above, do not look below
         return b"" if error.errno == errno.ENXIO else None

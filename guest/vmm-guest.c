@@ -645,6 +645,7 @@ _Noreturn void serve(void) {
 int main(int argc, char **argv) {
     if (argc > 1 && (strcmp(argv[1], "init") == 0 || strcmp(argv[1], "hold") == 0)) return init_or_hold(argv + 2);
     if (argc > 2 && strcmp(argv[1], "launch") == 0) return launch(atoi(argv[2]));
+    if (argc > 2 && strcmp(argv[1], "shelter") == 0) return shelter(argv[2]);
     if (getpid() != 1) return hold_usage();
     boot(argv[0]);
 }

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from importlib import import_module
 from pathlib import Path
 
@@ -186,7 +187,7 @@ def test_the_hot_path_loads_little(words: list[str], home: Path) -> None:
 def test_the_installed_command_loads_less_still(words: list[str], without: set[str], home: Path) -> None:
     """Without `site`, as bin/vmm starts: typing compiles annotations, ctypes looks for a library."""
     program = (
-        f"import sys; sys.path.append({str(Path(__file__).parents[2])!r})\n"
+        f"import sys; sys.path += {[str(Path(__file__).parents[2]), sysconfig.get_path('purelib')]}\n"
         f"from cli.main import main\nmain({words!r}); print(*sys.modules)"
     )
     env = {"VMM_HOME": str(home), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "VMM_GUEST": str(guest_helper())}

@@ -324,12 +324,19 @@ def test_before_it_becomes_the_command_nobody_inside_may_trace_it(lab):
     """CVE-2016-9962: whoever enters with our program in memory is hidden before it can be seen inside."""
     container = lab.make("/bin/sleep", "60", name="t")
     container.start(Edges())
-    lines = traced(lab, "t", 'container.exec(ExecRequest(("true",)), Stdio())', "prctl,setns,clone,execve")
-    launcher = next(line.split()[0] for line in lines if '"launch"' in line)
+    lines = traced(
+        lab,
+        "t",
+        'container.exec(ExecRequest(("true",)), Stdio())',
+        "prctl,setns,clone,execve,execveat,mount_setattr",
+    )
+    launcher = next(line.split()[0] for line in lines if '"shelter"' in line)
     calls = [line.split(None, 1)[1] for line in lines if line.split()[0] == launcher]
     hidden = next(n for n, call in enumerate(calls) if "PR_SET_DUMPABLE, SUID_DUMP_DISABLE" in call)
     seen = next(n for n, call in enumerate(calls) if call.startswith(("setns(", "clone(")))
-    assert hidden < seen
+    sealed = next(n for n, call in enumerate(calls) if "MOUNT_ATTR_RDONLY" in call)
+    again = next(n for n, call in enumerate(calls) if call.startswith("execveat("))
+    assert sealed < again < hidden < seen  # from a mount that nobody can write through (CVE-2019-5736)
 
 
 def test_a_terminal_is_taken_from_the_real_ptmx_only(lab):
