@@ -71,7 +71,12 @@ ORDER = (
     "vm",
     "vm-libvirt",
 )
-MACHINES = frozenset({"vm", "vm-libvirt", "clone", "vm-clone", "vm-qemu", "libvirt"})
+_MACHINES = frozenset({"vm", "vm-libvirt", "clone", "libvirt"})
+
+
+def is_machine(target: str) -> bool:
+    """Whether it has a kernel of its own, by its name: every `vm-` and every rung of the ladder."""
+    return target in _MACHINES or target.startswith(("vm-", "rung-"))
 
 
 def ink(target: str) -> Ink:

@@ -30,11 +30,22 @@ TARGETS = {
     "lxc": "bench.targets.lxc:Lxc",
     "systemd-nspawn": "bench.targets.nspawn:Nspawn",
     "unshare": "bench.targets.unshare:Unshare",
+    "rung-bios-disk": "bench.targets.rungs:BiosDisk",
+    "rung-uefi-disk": "bench.targets.rungs:UefiDisk",
+    "rung-uefi": "bench.targets.rungs:Uefi",
+    "rung-direct-loud": "bench.targets.rungs:DirectLoud",
+    "rung-direct": "bench.targets.rungs:Direct",
+    "rung-no-initramfs": "bench.targets.rungs:NoInitramfs",
+    "rung-pvh-qboot": "bench.targets.rungs:Pvh",
+    "rung-microvm": "bench.targets.rungs:Microvm",
+    "rung-restore": "bench.targets.rungs:Restore",
+    "rung-clone": "bench.targets.rungs:Cloned",
+    "rung-pool": "bench.targets.rungs:Pool",
     "exec": "bench.targets.exec:Exec",
     "fake": "bench.targets.fake:Fake",
     "fake-b": "bench.targets.fake:FakeB",
 }
-HIDDEN = frozenset({"exec", "fake", "fake-b"})
+HIDDEN = frozenset({"exec", "fake", "fake-b", *(name for name in TARGETS if name.startswith("rung-"))})
 
 
 def load(names: Iterable[str]) -> dict[str, Target]:

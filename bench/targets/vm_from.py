@@ -102,5 +102,5 @@ def _as_started(cell: Cell) -> Cell:
 
 def _template(cell: Cell, campaign_pid: int) -> str:
     """Its name: of a machine that booted a system, or of one in command mode, of one size."""
-    kind = "system" if cell.mode == "boot" else "command"
+    kind = "system" if cell.mode == "boot" else str(cell.param("boot", "command"))
     return f"{PREFIX}-{campaign_pid}-{cell.image.replace(':', '-')}-{kind}-{cell.param('memory', 'any')}"

@@ -38,7 +38,7 @@ def lanes(group: Group) -> list[Lane]:
     """Machines first, then containers and peers, the slowest on top."""
     made = []
     for series in group.series:
-        found = phases(series, series.target in palette.MACHINES)
+        found = phases(series, palette.is_machine(series.target))
         if found:
             made.append(Lane(series.label, series.css, tuple(found), len(found[0].lengths_s)))
     return sorted(made, key=lambda lane: -lane.reply_s)

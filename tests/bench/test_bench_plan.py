@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import experiments
+from bench import experiments, targets
 from bench.core import plan, resume, schedule
 from bench.core.sample import Sample
 from host.errors import Usage
@@ -95,3 +95,17 @@ def _sampled(turn: schedule.Turn, status: str) -> Sample:
     return Sample(
         "c", "h", "start", cell.key, cell.target, "tiny", "command", turn.block, order, False, status
     )
+
+
+def test_some_groups_of_a_plan_by_a_text_of_their_name() -> None:
+    whole = plan.load(experiments.plan_path("reach-clones"))
+    some = plan.some(whole, "part=nth")
+    assert {group.image for group in some.groups} == {"tiny", "debian"}
+    assert all("part=nth" in group.cells()[0].group for group in some.groups)
+    with pytest.raises(Usage, match="no such group"):
+        plan.some(whole, "part=none")
+
+
+def test_the_ladder_is_one_group_of_targets_that_are_there() -> None:
+    (group,) = plan.load(experiments.plan_path("ladder")).groups
+    assert set(group.targets) == {name for name in targets.TARGETS if name.startswith("rung-")}
