@@ -71,6 +71,8 @@ class Container:
         facts = self.facts(helper_mode)
         made = plan.plan(self._found_neighbours(), facts)
         maps = self._id_maps(facts)
+        if maps:
+            maps.refuse_missing(facts.identity.uid, facts.identity.gid)
         if maps and self.spec.pid_namespace != "private":
             why = "a user namespace may not mount the /proc of processes that are not its own"
             hint = "as root without --userns auto, or leave --pid out"

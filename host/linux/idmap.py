@@ -25,6 +25,13 @@ class IdMaps(NamedTuple):
         """Whether more than one id exists inside, so that setgroups and other users work."""
         return sum(count for _, _, count in self.uids) > 1
 
+    def refuse_missing(self, uid: int, gid: int) -> None:
+        """Raise HostUnfit for a user inside who is nobody out here."""
+        for number, ranges in ((uid, self.uids), (gid, self.gids)):
+            if not any(inside <= number < inside + count for inside, _, count in ranges):
+                why = f"the id {number} is not among the subordinate ids of this user"
+                raise HostUnfit("cannot run as the user", f"{uid}:{gid}", why, "vmm doctor: `id ranges`")
+
 
 def of_user() -> IdMaps:
     """Root inside is this user; the rest is its subordinate range, where /etc/subuid and newuidmap give

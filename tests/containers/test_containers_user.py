@@ -259,6 +259,17 @@ def test_a_volume_given_to_another_user_inside_can_be_removed_again(user):
     assert output.split() == ["1000", "1000", "0", "True", "False"]
 
 
+def test_a_user_who_is_nobody_out_here_is_refused_in_words(user):
+    output = user.run("""
+        for who in ("70000", "0:70000"):
+            try:
+                shell("true", user=who).run(Stdio(), Edges())
+            except Failure as error:
+                print(error)
+    """)
+    assert output.count("the id 70000 is not among the subordinate ids") == 2
+
+
 def test_the_host_s_processes_are_refused_in_words(user):
     output = user.run("""
         try:
