@@ -158,15 +158,19 @@ for (target, image), found in sorted(stacks.items()):
 
 WORK = """works = defaultdict(lambda: defaultdict(dict))
 for one in good:
+    rates = any(name.endswith("_per_second") for name in one["values"])
     for name, value in one["values"].items():
-        if one["mode"] == "workload" and name.endswith("_s") and value > 0:
-            works[one["experiment"], name][one["target"]][one["block"]] = value
-for (experiment, name), found in sorted(works.items()):
+        # a generator works for a fixed time: its rate is its answer, and turned over to be read like a time
+        cost = 1 / value if name.endswith("_per_second") and value > 0 else value
+        told = name.endswith(("_s", "_per_second")) and not (rates and name == "work_s")
+        if one["mode"] == "workload" and told and value > 0:
+            works[one["cell"].rpartition("/")[0], name][one["target"]][one["block"]] = cost
+for (cell, name), found in sorted(works.items()):
     for target, blocks in sorted(found.items()):
         base = found.get("process", {})
-        ratios = [value / base[block] for block, value in blocks.items() if block in base]
+        ratios = [cost / base[block] for block, cost in blocks.items() if block in base]
         if target != "process" and ratios:
-            print(f"{experiment} {name}: {target} {statistics.median(ratios):.3g} times the process")"""
+            print(f"{cell} {name}: {target} costs {statistics.median(ratios):.3g} times the process")"""
 
 ORDER = """plt.figure(figsize=(9, 3))
 middle = {(m, i, t): statistics.median(b.values()) for m, i in starts for t, b in series(m, i).items()}

@@ -54,7 +54,8 @@ def _draw(costs: Sequence[Cost], base_css: str, width: float) -> Svg:
     pitch = 84.0 if narrow else 62.0
     top, bottom = 6.0, 6.0 + len(costs) * pitch
     svg = Svg(width, bottom + 46, _alt(costs), "cost")
-    reach = [value for cost in costs for value in (cost.ratio.low, cost.ratio.high)]
+    # Two pairs bound nothing: the ends are NaN then, and the estimate alone has to be on the axis.
+    reach = [value for cost in costs for value in cost.ratio if value == value]
     x = scales.log_scale([1.0, *reach], gutter, width - (74 if narrow else 96))
     x_axis(svg, x, scales.RATIO, top, bottom, "times the container")
     svg.line(x(1), top, x(1), bottom, "axis")

@@ -9,16 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.core.sample import Sample
+from bench.core.stats import Interval
 from reports import palette, units
 from reports.figures.figure import Figure, Table, figure
-from reports.gathered import Series
+from reports.gathered import Series, condition
 from reports.summaries import named, paired_ratio
 from reports.svg import Svg, text_width
 from reports.tables import span
 
 BASE = "process"
+CLAIM = re.compile(r"C\d+(?=\.)")
 # The whole script's time, which says nothing beside the times of its parts.
 WHOLE = "work_s"
+RATE = "_per_second"
+# A generator works for a fixed time: its rate is its answer. Of several the first here stands for all.
+RATES = ("fio_ops_per_second",)
 # Upper borders of the shades; beyond the last one it is the darkest.
 SHADES = (0.95, 1.05, 1.3, 2.0, 5.0, 20.0)
 CELL, ROW = 104.0, 40.0
@@ -45,7 +50,8 @@ def heat_figure(samples: Sequence[Sample]) -> Figure | None:
     caption = (
         "Time of the same work as a multiple of the plain process's, paired within blocks, n = "
         f"{min(pairs)} to "
-        f"{max(pairs)} pairs; 95 % intervals in the table. A pale cell costs nothing, a dark one a lot."
+        f"{max(pairs)} pairs; of a generator's rate, the process's over the target's. 95 % intervals in the "
+        "table. A pale cell costs nothing, a dark one a lot."
     )
     emulated = any(sample.accelerator == "tcg" for sample in samples if sample.mode == "workload")
     return figure(
@@ -62,7 +68,7 @@ def _cells(samples: Sequence[Sample]) -> list[Cell]:
     found: dict[str, dict[tuple[str, str | None], list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for sample in samples:
         if sample.mode == "workload" and not sample.warmup and sample.status == "ok":
-            found[sample.experiment][sample.target, sample.accelerator].append(sample)
+            found[_subject(sample)][sample.target, sample.accelerator].append(sample)
     made = []
     for experiment, targets in sorted(found.items()):
         base = Series(BASE, None, tuple(targets.pop((BASE, None), ())))
@@ -71,13 +77,31 @@ def _cells(samples: Sequence[Sample]) -> list[Cell]:
     return made
 
 
+def _subject(sample: Sample) -> str:
+    """The experiment and what tells its cells apart; of the parameter `work` its value says enough. A claim's
+    probe is one experiment each.
+    """
+    if CLAIM.match(sample.experiment):
+        return sample.experiment
+    told = condition(sample).removeprefix("network=bridge, ").replace("work=", "")
+    return f"{sample.experiment} {told}".strip()
+
+
+def _names(series: Series) -> list[str]:
+    """The values that are told: one rate where there is one, and every time but that of the whole script."""
+    found = sorted({name for sample in series.samples for name in sample.values})
+    rates = [name for name in found if name.endswith(RATE)]
+    times = [name for name in found if name.endswith("_s")]
+    chosen = ([name for name in rates if name in RATES] or rates)[:1]
+    return chosen + (times if times == [WHOLE] and not rates else [name for name in times if name != WHOLE])
+
+
 def _of_series(experiment: str, series: Series, base: Series) -> list[Cell]:
-    names = sorted({name for sample in series.samples for name in sample.values if name.endswith("_s")})
-    if len(names) > 1:
-        names = [name for name in names if name != WHOLE]
     made = []
-    for name in names:
+    for name in _names(series):
         ratio = paired_ratio(series, base, named(name))
+        if ratio is not None and name.endswith(RATE):
+            ratio = Interval(1 / ratio.estimate, 1 / ratio.high, 1 / ratio.low)
         if ratio is not None:
             shade = sum(ratio.estimate > border for border in SHADES)
             work = _work(experiment, name.removesuffix("_s").replace("_", " "))
@@ -90,7 +114,7 @@ def _of_series(experiment: str, series: Series, base: Series) -> list[Cell]:
 
 def _work(experiment: str, name: str) -> str:
     """What was done, with the experiment; of a claim's probe the claim's number is enough."""
-    claim = re.match(r"C\d+(?=\.)", experiment)
+    claim = CLAIM.match(experiment)
     return f"{name} ({claim[0]})" if claim else f"{experiment} {name}".replace("_", " ")
 
 

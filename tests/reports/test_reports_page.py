@@ -191,6 +191,39 @@ def test_the_heat_map_tells_ratios_to_the_process(tmp_path: Path) -> None:
     assert re.search(r'class="heat-words-6"[^>]*>30×<', heat)
 
 
+def test_a_generators_rate_is_its_answer_and_each_work_a_row_of_its_own(tmp_path: Path) -> None:
+    """fio works for a second everywhere; the machine does a tenth of the reads and all of the writes."""
+    lines = [
+        synthetic.sample(
+            experiment="e14-disk-io", mode="workload", target=target, image="loads", block=block,
+            values={"work_s": 1.0, "fio_ops_per_second": rate},
+        ) | {"cell": f"e14-disk-io/workload/loads,work={work}/{target}"}
+        for block in range(6)
+        for target, work, rate in (("process", "read", 1e4), ("vm", "read", 1e3),
+                                   ("process", "write", 1e4), ("vm", "write", 1e4))
+    ]  # fmt: skip
+    html = built(tmp_path, lines)
+    heat = html[html.index('<figure id="heat"') :]
+    rows = re.sub(r"<[^>]+>", " ", heat[heat.index("<tbody") : heat.index("</tbody>")])
+    assert "e14-disk-io read fio ops per second vm · TCG 10×" in " ".join(rows.split())
+    assert "e14-disk-io write fio ops per second vm · TCG 1.00×" in " ".join(rows.split())
+    assert "work 1.00×" not in rows
+
+
+def test_two_pairs_bound_nothing_and_are_drawn_where_they_are(tmp_path: Path) -> None:
+    lines = [
+        synthetic.sample(mode="disk", target=target, block=block, values={"unique_bytes": size})
+        for block in range(2)
+        for target, size in (("ct", 1e4), ("vm", 1e6))
+    ]
+    html = built(tmp_path, lines)
+    answer = html[html.index('<figure id="answer"') :]
+    assert "100×" in answer[: answer.index("</figure>")]
+    assert ">100×</text>" in answer[: answer.index("</svg>")].replace("big", "")
+    ticks = re.findall(r">([0-9.]+)×</text>", answer[: answer.index("</svg>")])
+    assert max(map(float, ticks[:-1])) >= 50  # the axis goes as far as the dot
+
+
 def test_the_appendix_has_what_a_stranger_needs_to_repeat_it(tmp_path: Path) -> None:
     group = {"experiment": "start", "mode": "command", "image": "tiny", "targets": ["ct", "vm"], "runs": 10}
     group |= {"warmup": 1, "deadline_s": 60.0, "params": [["boot", "pvh"]]}
