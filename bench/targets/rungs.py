@@ -196,14 +196,16 @@ class Pool(Rung):
 
 
 def _disk_name(image: str) -> str:
-    return f"vmm-bench-disk-{image.replace(':', '-')}"
+    return f"vmm-bench-own-disk-{image.replace(':', '-')}"
 
 
 def _make(image: str) -> None:
     """Build the image with the marker as its command, write it as a bootable disk, and import that."""
     name = _disk_name(image)
     with rootfs.scratch_folder() as folder:
-        (folder / "Dockerfile").write_text(f'FROM {image}\nCMD ["sh", "-c", "echo {MARKER}; sleep 86400"]\n')
+        # a disk whose image has /sbin/init runs that, and not the image's command
+        lines = f'FROM {image}\nRUN rm -f /sbin/init\nCMD ["sh", "-c", "echo {MARKER}; sleep 86400"]\n'
+        (folder / "Dockerfile").write_text(lines)
         disk = folder / "disk.qcow2"
         _vmm("build", "--quiet", "-t", f"{name}-files", str(folder))
         _vmm("convert", "--bootable", "--format", "qcow2", "-o", str(disk), f"{name}-files")
