@@ -9,7 +9,7 @@ from host import paths
 from host.errors import Failure, Unsupported, Usage, WrongState
 from instances import machine_wiring, names, provision
 from vmm import templates
-from vmm.bringup import boot_timeout_s
+from vmm.admission import boot_timeout_s
 from vmm.spec import MachineSpec, from_record, replace
 
 if TYPE_CHECKING:

@@ -30,7 +30,9 @@ def image(name: str, machine: str | None = None) -> Image:
         return here.resolve(name)
     except NotFound:
         from images import bases
+        from vmm import admission
 
+        admission.let_go()  # this takes minutes, and others may start meanwhile
         if bases.makes(name):
             said(f"{name} is not here yet: making it")
             return bases.build(here, name, said)

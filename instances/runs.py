@@ -36,7 +36,7 @@ def run(request: RunRequest, stdio: Stdio, edges: Edges) -> int:
 
     With `rm` nothing is left; a start that failed leaves nothing either.
     """
-    with _made(request, edges) as instance:
+    with _in_turn(request, edges), _made(request, edges) as instance:
         backend = kinds.backend(instance)
         with _unmade_on_failure(instance, backend):
             if _is_a_persons_terminal(stdio) and instance.kind == kinds.CONTAINER:
@@ -66,7 +66,7 @@ def _through_terminal(backend: Any, stdio: Stdio, edges: Edges, detach_keys: byt
 
 def run_detached(request: RunRequest, edges: Edges) -> Instance:
     """Make the instance and start it; returns when it runs."""
-    with _made(request, edges) as instance:
+    with _in_turn(request, edges), _made(request, edges) as instance:
         backend = kinds.backend(instance)
         with _unmade_on_failure(instance, backend):
             backend.start(edges)
@@ -78,6 +78,23 @@ def create(request: RunRequest, edges: Edges | None = None) -> Instance:
     """Make the instance without starting it."""
     with _made(request, edges or Edges()) as instance:
         return instance
+
+
+@contextlib.contextmanager
+def _in_turn(request: RunRequest, edges: Edges) -> Iterator[None]:
+    """Its place among the machines that come up, from the beginning; a container waits for nobody."""
+    edges.mark("t0")
+    if request.kind == kinds.CONTAINER:
+        yield
+        return
+    from host import paths
+    from vmm import admission
+
+    admission.queue(paths.run_dir())
+    try:
+        yield
+    finally:
+        admission.let_go()
 
 
 @contextlib.contextmanager
@@ -215,11 +232,17 @@ def resume(instance: Instance) -> None:
         events.happened("resumed", instance.name, instance.kind)
 
 
-def _must_run(backend: kinds.Backend, instance: Instance, what: str, running: bool = True) -> None:
+def _must_run(backend: kinds.Backend, instance: Instance, what: str, running: bool = True) -> str:
     state = backend.state()
     if (state in kinds.RUNNING) != running:
         hint = f"vmm start {instance.name}" if running else ""
         raise WrongState(f"cannot {what}", instance.name, f"it is {state}", hint)
+    return state
+
+
+def _must_go_on(backend: kinds.Backend, instance: Instance, what: str) -> None:
+    if _must_run(backend, instance, what) == "paused":
+        raise WrongState(f"cannot {what}", instance.name, "it is paused", f"vmm resume {instance.name}")
 
 
 def wait_for(instance: Instance, condition: str, timeout_s: float | None) -> None:
@@ -295,14 +318,14 @@ def rename(instance: Instance, name: str) -> None:
 def execute(instance: Instance, request: ExecRequest, stdio: Stdio) -> int:
     """Run one more command in a running instance; its own status."""
     backend = kinds.backend(instance)
-    _must_run(backend, instance, "run a command in")
+    _must_go_on(backend, instance, "run a command in")
     return backend.exec(_as_inside(instance, request), stdio)
 
 
 def execute_detached(instance: Instance, request: ExecRequest) -> int:
     """Run one more command in a running instance and come back at once."""
     backend = kinds.backend(instance)
-    _must_run(backend, instance, "run a command in")
+    _must_go_on(backend, instance, "run a command in")
     request = _as_inside(instance, request)._replace(tty=False, interactive=False)
     return kinds.optional(instance, "exec_detached")(request) or 0
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from host.edges import Edges
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
 from vmm import admission
+from vmm.admission import boot_timeout_s
 from vmm.spec import MachineSpec, check
 
 if TYPE_CHECKING:
@@ -24,11 +24,6 @@ _AUTHORIZED = "/root/.ssh/authorized_keys2"
 
 # In the folder of a machine that was cloned while it stood still, until its first start: its machine-id.
 RENEW = "renew"
-
-
-def boot_timeout_s() -> float:
-    """How long a guest may take to its marker: `$VMM_BOOT_TIMEOUT_S`, else two minutes."""
-    return float(os.environ.get("VMM_BOOT_TIMEOUT_S", "120"))
 
 
 def boot(machine: Machine, edges: Edges, dies_with_us: bool) -> Boot:
@@ -99,7 +94,7 @@ def _renewed(machine: Machine, booting: Boot) -> Channel:
     assert booting.monitor is not None
     booting.channel.greet()
     clones.renew(booting.channel, machine.spec)
-    clones.open_to_host(booting.monitor, machine.spec)
+    clones.open_to_host(booting.monitor, machine.spec, machine.driver.netdev(0))
     return booting.channel
 
 

@@ -154,6 +154,7 @@ def _template_for(spec: MachineSpec, accel: str, boot_timeout_s: float, edges: E
     found = _sound(home, key)
     if found is not None:
         return found
+    admission.let_go()  # who makes the template must have a place
     with templates.locked(home, key):
         found = _sound(home, key)  # another command may have made it while we waited
         return found or _made(home, spec, accel, key, disk, boot_timeout_s, edges)
@@ -219,11 +220,14 @@ def renew(channel: Channel, spec: MachineSpec) -> None:
         channel.settle(_RENEW_S)
 
 
-def open_to_host(monitor: Monitor, spec: MachineSpec) -> None:
-    """Forward the ports of a clone in system mode: not before its sshd has the clone's own key."""
+def open_to_host(monitor: Monitor, spec: MachineSpec, netdev: str = "net0") -> None:
+    """Forward the ports of a clone in system mode: not before its sshd has the clone's own key.
+
+    `netdev` is its driver's name of the first card's backend.
+    """
     for nic in () if spec.command_mode else spec.nics:
         for one in nic.forwards:
-            words = f"hostfwd_add net0 {hostfwd(one.protocol, one.host_ip, one.host, one.guest)}"
+            words = f"hostfwd_add {netdev} {hostfwd(one.protocol, one.host_ip, one.host, one.guest)}"
             said = str(monitor.execute("human-monitor-command", {"command-line": words})).strip()
             if said:
                 raise InUse("cannot publish the port", f"{one.host_ip}:{one.host}", said)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from host.edges import Edges
 from host.errors import DeadlinePassed
 from host.stdio import Stdio
-from vmm import bringup, process
+from vmm import admission, bringup, process
 
 if TYPE_CHECKING:
     from vmm.boot import Boot
@@ -62,7 +62,7 @@ def _converse(machine: Machine, boot: Boot, channel: Channel, stdio: Stdio, on_o
     request = bringup.main_request(machine.spec, stdio)
     try:
         id_ = channel.begin(request, frames.MAKE_CWD)
-        boot.await_helper(bringup.boot_timeout_s())
+        boot.await_helper(admission.boot_timeout_s())
         return channel.run(request, stdio, begun=id_, on_output=on_output)
     except HungUp:
         from vmm import diagnosis

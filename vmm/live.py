@@ -18,8 +18,8 @@ from host.errors import DeadlinePassed, Failure, Unsupported, WrongState
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
 from vmm import clones, launch, templates
+from vmm.admission import boot_timeout_s
 from vmm.boot import Boot
-from vmm.bringup import boot_timeout_s
 from vmm.channel import Channel
 from vmm.freeze import FORGET_KEYS
 from vmm.machine import Machine
@@ -54,7 +54,8 @@ def clone(source: Machine, folder: Path, run: Path, spec: MachineSpec) -> float:
     """
     refused = why_not(source.spec)
     if refused:
-        raise Unsupported("cannot clone the running machine", source.folder.name, refused)
+        hint = f"vmm stop {source.folder.name}, then vmm clone without --live"
+        raise Unsupported("cannot clone the running machine", source.folder.name, refused, hint)
     driver = source.driver
     if driver.pid() is None:
         raise WrongState("cannot clone", source.folder.name, "it does not run", "leave --live out")

@@ -90,6 +90,8 @@ def test_a_life(kind: str, vmm: CommandLine) -> None:
     _eventually(lambda: "born" in vmm.ok("logs", "web"))
     vmm.ok("pause", "web")
     assert vmm.ls()["web"]["state"] == "paused"
+    done = vmm.run("exec", "web", "true")
+    assert (done.returncode, "it is paused" in done.stderr) == (125, True)
     vmm.ok("resume", "web")
     assert vmm.run("rm", "web").returncode == 1
     vmm.ok("stop", "--time", "20", "web")
