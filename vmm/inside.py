@@ -42,11 +42,13 @@ def _run(
     input_file: IO[bytes] | None,
     out_fd: int,
     first_only: bool = False,
+    error_fd: int | None = None,
 ) -> int:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         stdin = null if input_file is None else input_file.fileno()
-        stdio = Stdio(stdin, out_fd, null, interactive=input_file is not None)
+        stderr = null if error_fd is None else error_fd
+        stdio = Stdio(stdin, out_fd, stderr, interactive=input_file is not None)
         request = ExecRequest(argv, _PATH, interactive=input_file is not None)
         return access.execute(machine, request, stdio, first_only)
     finally:
@@ -112,14 +114,15 @@ def copy_out(machine: Machine, source: str, target: Path) -> None:
             ssh.get(client, source, target)
         return
     parent, name = _split(source)
-    with tempfile.TemporaryFile() as archive:
-        status = _run(machine, ("tar", "-cf", "-", "-C", parent, name), None, archive.fileno())
+    with tempfile.TemporaryFile() as archive, tempfile.TemporaryFile() as words:
+        pack = ("tar", "-cf", "-", "-C", parent, name)
+        status = _run(machine, pack, None, archive.fileno(), error_fd=words.fileno())
         if status == _NOT_FOUND:
             _unpacked(machine, status, source)
         if status:
-            raise NotFound(
-                "cannot copy", f"{machine.folder.name}:{source}", f"tar inside ended with {status}"
-            )
+            words.seek(0)
+            why = words.read().decode(errors="replace").partition("\n")[0] or f"tar ended with {status}"
+            raise NotFound("cannot copy", f"{machine.folder.name}:{source}", why)
         archive.seek(0)
         place = target / name if target.is_dir() else target
         _take_out(archive, name, place)

@@ -119,7 +119,7 @@ def test_files_go_in_and_come_out(live: Machine, tmp_path: Path) -> None:
     live.copy_in(tree, "/copied")
     live.copy_out("/copied", tmp_path / "back")
     assert (tmp_path / "back" / "sub" / "file").read_bytes() == (tree / "sub" / "file").read_bytes()
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match="No such file or directory"):
         live.copy_out("/nothing", tmp_path / "nothing")
 
 
