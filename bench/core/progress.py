@@ -28,7 +28,7 @@ class Progress:
         self._left: dict[str, int] = {}
         self._total = self._done = 0
         self._told_s = self._began_s = clock()
-        self._last = ""
+        self._last = self._last_short = ""
 
     def begin(self, turns_left: Mapping[str, int], expect_s: Mapping[str, float]) -> None:
         """What is to be done: how many turns of each cell, and what the plan expects of one."""
@@ -43,7 +43,8 @@ class Progress:
     def turn(self, turn: Turn) -> None:
         """A run begins."""
         if self._live:
-            self._draw(f"{turn.cell.key} {'warm-up' if turn.warmup else turn.block + 1}")
+            now = f"{turn.cell.target} {'warm-up' if turn.warmup else turn.block + 1}"
+            self._draw("  ".join(one for one in (now, self._last_short, turn.cell.group) if one))
 
     def done(self, sample: Sample, took_s: float) -> None:
         """A run has ended."""
@@ -51,8 +52,9 @@ class Progress:
         self._left[sample.cell] = max(self._left.get(sample.cell, 1) - 1, 0)
         self._done += 1
         self._last = f"{sample.cell} {_value(sample)}"
+        self._last_short = f"(last: {sample.target} {_value(sample)})"
         if self._live:
-            self._draw(self._last)
+            self._draw(f"{sample.target} {_value(sample)}  {sample.cell.rpartition('/')[0]}")
         elif self._clock() - self._told_s >= PLAIN_EVERY_S or sample.status not in ("ok", "skipped"):
             self._told_s = self._clock()
             self._out.write(f"{self._done}/{self._total}  {self._left_text()}  {self._last}\n")
@@ -82,6 +84,7 @@ class Progress:
         return f"{left_s // 60}:{left_s % 60:02d} left"
 
     def _draw(self, what: str) -> None:
+        """One line of the terminal's width: what matters most comes first."""
         full = BAR_CELLS * self._done // max(self._total, 1)
         head = f"[{'#' * full}{'.' * (BAR_CELLS - full)}] {self._done}/{self._total} {self._left_text()}  "
         columns = shutil.get_terminal_size().columns

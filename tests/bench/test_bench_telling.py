@@ -151,6 +151,19 @@ def test_on_a_terminal_one_line_is_drawn_over_and_cleared() -> None:
     assert "1/5" in out.getvalue()
 
 
+def test_the_line_on_a_terminal_has_target_and_last_value_however_long_the_group_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = _Terminal()
+    made, _ = _progress(out)
+    made.done(_sample("vm-libvirt", 0), 1.0)
+    made.turn(Turn(Cell("start", "command", "tiny", "ct", params=(("network", "b" * 90),)), 1, 0))
+    line = out.getvalue().rpartition("\r\x1b[K")[2]
+    assert "left  ct 2  (last: vm-libvirt 1.00 ms)" in line
+    assert len(line) < 80
+
+
 def test_odd_and_even_blocks_of_one_run_are_compared_with_what_could_be_seen() -> None:
     samples = [_sample("ct", block, edges_ns={"t0": 0, "t8": 1_000_000 + block % 5}) for block in range(20)]
     odd, even = compare.odd_and_even(samples)
