@@ -24,7 +24,7 @@ class Machine(Ours):
     def boot(self, cell: Cell) -> str | None:
         """A cold boot: without a rung's name, `vmm run` would clone a template.
 
-        Work is not measured in a microvm: under emulation its only clock is the timer's tick, 4 ms.
+        Work is measured with the devices that people have, not in a microvm.
         """
         return super().boot(cell) or ("microvm" if cell.mode in ("command", "memory", "disk") else "direct")
 
