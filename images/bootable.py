@@ -22,11 +22,12 @@ _SECTOR_BYTES = 512
 _START_BYTES = 1 << 20
 _ESP_BYTES = 128 << 20
 _LEAST_ROOT_BYTES = 1 << 30
-# What disks and networks hang on in QEMU, VirtualBox, VMware, Hyper-V and Xen.
+# What disks and networks hang on in QEMU, VirtualBox, VMware, Hyper-V and Xen; and what a seed is read with,
+# on a CD or a disk, and what hears the power button: the image itself has no modules.
 MODULES = (
     "virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net", "ahci", "ata_piix", "ata_generic", "sd_mod",
     "nvme", "mptspi", "vmw_pvscsi", "vmxnet3", "hv_storvsc", "hv_netvsc", "xen-blkfront", "xen-netfront",
-    "e1000", "e1000e", "ext4",
+    "e1000", "e1000e", "ext4", "virtio_console", "sr_mod", "isofs", "vfat", "button",
 )  # fmt: skip
 _SYSLINUX_MBR = "/usr/lib/SYSLINUX/gptmbr.bin"
 

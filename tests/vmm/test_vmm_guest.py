@@ -288,7 +288,7 @@ def test_a_disk_that_boots_itself_is_entered_by_ssh_as_the_seeds_user(tmp_path: 
     try:
         vmm.ok("run", "--vm", "-d", "--name", name, image, timeout_s=120)
         vmm.ok("wait", "--for", "ssh-ready", "--timeout", "300", name, timeout_s=310)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while vmm.run(
             "exec", name, "true", timeout_s=60
         ).returncode:  # cloud-init makes the user after sshd began
