@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -82,11 +82,15 @@ class Lead:
 
     def _until_done(self) -> None:
         """Connections one after the other: a scheduler that dies takes its tasks with it, not our samples."""
-        seen_s = time.monotonic()
+        seen_s, is_told = time.monotonic(), False
         while self.left():
-            with contextlib.suppress(OSError, TimeoutError, _Lost):
+            try:
                 for _ in self._connected():
-                    seen_s = time.monotonic()
+                    seen_s, is_told = time.monotonic(), False
+            except (OSError, TimeoutError, _Lost):
+                if not is_told:
+                    self.progress.note(f"{self.address}: nobody is there; trying again for {self.lost_s:g} s")
+                is_told = True
             if time.monotonic() - seen_s > self.lost_s:
                 why = f"no host with {RESOURCE}=1 for {self.lost_s:g} s"
                 hint = f"vmm bench worker {self.address}; vmm bench resume {self.store.folder} --cluster ..."
@@ -98,6 +102,8 @@ class Lead:
         """Hand out what is left over one connection; yields whenever a result came."""
         from distributed import Client
 
+        # It tells every lost connection with a traceback; what we do about it is told by us.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         with Client(self.address, timeout=5, set_as_default=False) as client:  # type: ignore[no-untyped-call]
             waiting = {self._submitted(client, unit): unit for unit in self.left()}
             idle_s = time.monotonic()
@@ -133,7 +139,12 @@ class Lead:
         return client.submit(measure_block, asked, key=key, resources={RESOURCE: 1}, pure=False)
 
     def _took(self, future: Any, unit: Unit) -> bool:
-        """Record a block's samples; False where it failed and may be tried again."""
+        """Record a block's samples; False where it failed and may be tried again.
+
+        Raises _Lost where it was cancelled: the scheduler went with all its tasks, which is no block's fault.
+        """
+        if future.status == "cancelled":
+            raise _Lost
         if future.status != "finished":
             self._failures[unit] += 1
             words = str(future.exception()) if future.status == "error" else future.status

@@ -119,7 +119,7 @@ def _finished(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 def test_the_results_equal_a_single_hosts_in_content_and_the_engine_costs_little(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = _plan(tmp_path)
     _finished(cluster.run(plan, tmp_path / "many"))
@@ -131,7 +131,10 @@ def test_the_results_equal_a_single_hosts_in_content_and_the_engine_costs_little
     for block in range(RUNS):  # what is paired was on one host
         assert len({found.host["id"] for found in many if found.block == block}) == 1
     campaign = json.loads((tmp_path / "many" / "campaign.json").read_text())
-    assert statistics.median(campaign["engine_s"]) / 2 <= 0.05  # a block has two cells
+    engine_s = statistics.median(campaign["engine_s"]) / 2  # a block has two cells
+    with capsys.disabled():
+        print(f"\nthe engine costs {engine_s * 1000:.1f} ms a cell")
+    assert engine_s <= 0.05
     assert set(campaign["hosts"]) == {"host-a", "host-b", "host-c"}
 
 
