@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -451,8 +452,25 @@ def _grantable(mask: int, privileged: bool) -> int:
 
 
 def _remove_trees(paths: list[str]) -> None:
+    """Remove the directories; a first process whose parent was killed may still be mounting its overlay.
+
+    It ends at its gate, which nobody opens any more: until then the kernel makes directories in `work`.
+    """
+    import time
+
+    deadline = time.monotonic() + _LATE_S
     for path in paths:
-        runtime.remove_tree(path)
+        while True:
+            try:
+                runtime.remove_tree(path)
+                break
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+
+_LATE_S = 2.0
 
 
 def _wish(stdio: Stdio, uid: int) -> Any:
