@@ -113,8 +113,20 @@ def _host(samples: Sequence[Sample], campaign: Mapping[str, Any], file_sha256: s
         versions.update({str(name): str(version) for name, version in sample.versions.items()})
     if versions:
         parts.append(Part("facts", sorted(versions.items()), "Versions"))
+    if disturbed := _disturbed(samples, campaign):
+        head = ("runs", "warning", "what it means")
+        parts.append(Part("table", Table(head, disturbed, True), "What may have disturbed the runs"))
     parts.append(Part("facts", _provenance(samples, campaign, file_sha256), "The raw data"))
     return Section("host", "Host and data", "The host, the versions, the raw data", (), tuple(parts))
+
+
+def _disturbed(samples: Sequence[Sample], campaign: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """How many runs each warning is about; its meaning is in campaign.json."""
+    words = campaign.get("warnings")
+    meaning = words if isinstance(words, dict) else {}
+    ran = [sample for sample in samples if sample.status != "skipped"]
+    found = Counter(code for sample in ran for code in sample.warnings)
+    return tuple((f"{n} of {len(ran)}", code, str(meaning.get(code, "–"))) for code, n in found.most_common())
 
 
 def _hosts(samples: Sequence[Sample]) -> list[Mapping[str, Any]]:

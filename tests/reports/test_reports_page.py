@@ -210,6 +210,16 @@ def test_a_generators_rate_is_its_answer_and_each_work_a_row_of_its_own(tmp_path
     assert "work 1.00×" not in rows
 
 
+def test_what_disturbed_the_runs_is_in_the_appendix(tmp_path: Path) -> None:
+    lines = [
+        synthetic.sample(mode="disk", block=block, values={"unique_bytes": 1.0}, warnings=["load"][:block])
+        for block in range(2)
+    ]
+    html = built(tmp_path, lines)
+    told = " ".join(re.sub(r"<[^>]+>", " ", html[html.index("What may have disturbed") :]).split())
+    assert "1 of 2 load" in told
+
+
 def test_two_pairs_bound_nothing_and_are_drawn_where_they_are(tmp_path: Path) -> None:
     lines = [
         synthetic.sample(mode="disk", target=target, block=block, values={"unique_bytes": size})
