@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 QBOOT = "/usr/share/qemu/qboot.rom"
 TOOLS = ("syslinux", "sgdisk", "mcopy", "mkfs.vfat")
+# What a disk of its own says on the serial line at an edge.
+SERIAL = (("t4", "Linux version"), ("t6", "Run /init as init process"), ("t8", MARKER))
 MAKE_S = 300.0
 POLL_S = 0.005
 
@@ -111,12 +113,13 @@ class OwnDisk(Rung):
         return super().request(cell)._replace(command=())
 
     def run_once(self, cell: Cell) -> Parts:
-        """Request to the marker on the serial line."""
+        """Request to the marker on the serial line; on the way the kernel's first word, and its init."""
         edges = Edges()
         request = self.request(replace(cell, image=_disk_name(cell.image)))
         with self._detached(request._replace(detach=True, rm=False), edges) as instance:
-            command.await_text(lambda: logged(instance), MARKER, cell.deadline_s, POLL_S)
-            edges.mark("t8")
+            for edge, words in SERIAL:
+                command.await_text(lambda: logged(instance), words, cell.deadline_s, POLL_S)
+                edges.mark(edge)
         edges.mark("t9")
         return Parts(edges_ns=edges.since_ns(), accelerator=self._accelerator)
 

@@ -27,6 +27,10 @@ class Clone(Machine):
 
     name = "vm-from"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._campaign_pid = os.getpid()
+
     def why_unavailable(self) -> Unavailable | None:
         """Templates are a part of the machines' room that an older build has not."""
         if find_spec("vmm.templates") is None:
@@ -38,7 +42,7 @@ class Clone(Machine):
         from instances import frozen
 
         cell = _as_started(cell)
-        name = _template(cell, os.getpid())
+        name = _template(cell, self._campaign_pid)
         try:
             frozen.facts(name)
         except NotFound:
@@ -51,14 +55,9 @@ class Clone(Machine):
         return None
 
     def request(self, cell: Cell) -> RunRequest:
-        """A clone; the template bears the campaign's pid: ours in `prepare`, our parent's in a worker."""
-        from instances import frozen
-
+        """A clone; the template bears the pid of the campaign, which made us before it forked workers."""
         cell = _as_started(cell)
-        with contextlib.suppress(NotFound):
-            frozen.facts(name := _template(cell, os.getpid()))
-            return super().request(cell)._replace(template=name)
-        return super().request(cell)._replace(template=_template(cell, os.getppid()))
+        return super().request(cell)._replace(template=_template(cell, self._campaign_pid))
 
     def frozen(self, cell: Cell) -> dict[str, float]:
         """What the template cost: `after_boot_s` from the booted machine on, memory and disk it holds."""
@@ -81,7 +80,7 @@ class Clone(Machine):
         for name in frozen.every():
             prefix, _, rest = name.partition("-")
             pid = rest.partition("-")[0]
-            if prefix == PREFIX and (pid == str(os.getpid()) or not os.path.exists(f"/proc/{pid}")):
+            if prefix == PREFIX and (pid == str(self._campaign_pid) or not os.path.exists(f"/proc/{pid}")):
                 with contextlib.suppress(Failure):
                     frozen.remove(name)
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import leaks
@@ -184,3 +185,38 @@ def test_what_starts_containers_by_the_hundred_loads_no_numpy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.slow
+@pytest.mark.machine
+@pytest.mark.parametrize("name", ["rung-bios-disk", "rung-uefi-disk", "rung-restore"])
+def test_a_rung_that_ends_at_the_marker(
+    name: str, module_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("root", "busybox", "guest-helper", "qemu", "kernel", "syslinux", "ovmf")
+    monkeypatch.setenv("VMM_HOME", str(module_home))
+    made = targets.load([name])[name]
+    cell = replace(_cell(made), deadline_s=180.0)
+    made.prepare(cell)
+    (ran,) = worker.runs(lambda: made.run_once(cell), 1, 400.0)
+    made.cleanup()
+    assert ran.parts[0].error is None
+    assert 0 == ran.parts[0].edges_ns["t0"] < ran.parts[0].edges_ns["t8"] <= ran.parts[0].edges_ns["t9"]
+    assert not list((module_home / "instances").glob("bench-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.machine
+def test_clones_of_a_named_template_leave_none_behind(
+    module_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("root", "busybox", "guest-helper", "qemu", "kernel")
+    monkeypatch.setenv("VMM_HOME", str(module_home))
+    made = targets.load(["vm-from"])["vm-from"]
+    cell = _cell(made, params=(("memory", "128M"),))
+    made.prepare(cell)
+    (ran,) = worker.runs(lambda: made.run_once(cell), 1, 120.0)
+    assert (ran.parts[0].error, ran.parts[0].exit_status) == (None, 0)
+    assert "t5" not in ran.parts[0].edges_ns  # no kernel started
+    made.cleanup()
+    assert not [one for one in (module_home / "templates").iterdir() if one.name.startswith("bench-")]
