@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -182,6 +183,15 @@ class TestUntrusted:
     def test_no_disk_at_all(self, shelf: object, tmp_path: Path) -> None:
         with pytest.raises(Failure):
             disks.inspect(tmp_path / "nothing")
+
+
+def test_a_guest_finds_nothing_to_zero_in_its_idle_time(shelf: tuple[Store, Image]) -> None:
+    if disks._mke2fs_version() < (1, 47):
+        pytest.skip("e2fsprogs before 1.47 cannot be told that a file is sparse")
+    told = subprocess.run(
+        ["dumpe2fs", disks.base(*shelf, "raw")], capture_output=True, text=True, check=True
+    ).stdout
+    assert told.count("ITABLE_ZEROED") == len(re.findall(r"^Group \d+:", told, re.M)) > 1
 
 
 def test_a_converted_disk_is_named_after_its_source(
