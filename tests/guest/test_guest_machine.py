@@ -231,9 +231,10 @@ def test_a_host_that_leaves_in_the_middle_of_a_frame(guest: Guest) -> None:
 def test_a_slow_reader_holds_the_command_up(channel: Channel) -> None:
     """What the helper cannot get rid of it does not read: the guest's memory is not our buffer."""
     id_ = channel.begin(ExecRequest(("yes",), PATH))
-    time.sleep(1.0)
+    time.sleep(3.0)
     used = run_aside(channel, id_)
-    assert used < 4 << 20
+    # The queue of a virtio port takes 128 frames of 32 KiB, the socket some more.
+    assert used < 5 << 20, used
 
 
 def run_aside(channel: Channel, id_: int) -> int:

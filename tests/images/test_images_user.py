@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from capabilities import ORDINARY_USER, need
 
+from host import paths
+
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = """FROM tiny
 WORKDIR /w
@@ -45,6 +47,7 @@ def vmm(folder: Path) -> Iterator[object]:
         "PATH": os.environ["PATH"],
         "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "VMM_GUEST": str(paths.guest_helper()),
     }
 
     def run(*words: str, status: int = 0) -> str:
