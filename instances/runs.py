@@ -393,6 +393,10 @@ def update(instance: Instance, changes: dict[str, Any]) -> bool:
         return running
 
 
+# QEMU greets one client at a time: asking more at once would keep another list waiting too long.
+_ASKED_AT_ONCE = 16
+
+
 class Row(NamedTuple):
     """One instance as lists show it; `status` is the exit status, None where nobody saw one."""
 
@@ -409,13 +413,30 @@ def listing() -> list[Row]:
     found, bare = registry.scan()
     if repair.sweep_these(found, bare):
         found = registry.every()
-    return [row(instance) for instance in found]
+    some = [found[first : first + _ASKED_AT_ONCE] for first in range(0, len(found), _ASKED_AT_ONCE)]
+    return [one for few in some for one in _rows(few)]
 
 
-def row(instance: Instance) -> Row:
-    """One instance with its derived state; one that cannot say is `unknown`, with its trouble."""
+def _rows(few: list[Instance]) -> list[Row]:
+    """All are asked before the first answer is read: a QEMU that was asleep takes a millisecond."""
+    asked = [_asked(instance) for instance in few]
+    return [row(instance, backend) for instance, backend in zip(few, asked, strict=True)]
+
+
+def _asked(instance: Instance) -> kinds.Backend | None:
     try:
         backend = kinds.backend(instance)
+    except Failure:
+        return None  # its row says so
+    if ask := getattr(backend, "ask", None):
+        ask()
+    return backend
+
+
+def row(instance: Instance, backend: kinds.Backend | None = None) -> Row:
+    """One instance with its derived state; one that cannot say is `unknown`, with its trouble."""
+    try:
+        backend = backend or kinds.backend(instance)
         state = backend.state()
         return Row(instance, state, backend.status() if state == "exited" else None)
     except Failure as error:

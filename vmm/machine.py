@@ -137,6 +137,10 @@ class Machine:
 
     # ---- look ----
 
+    def ask(self) -> None:
+        """Put the question that `state` reads the answer of: of many machines, all are at it at once."""
+        self.driver.ask()
+
     def state(self) -> str:
         """`created`, `exited`, or what QEMU says: running (in system mode how far it is), paused,
         unresponsive."""

@@ -186,10 +186,14 @@ def trouble(path: Path, timeout_s: float = 0.2) -> str:
         return ""
 
 
-def state(path: Path, timeout_s: float = 0.2) -> str:
-    """What QEMU itself says within 200 ms, in our words, else `unresponsive`; `exited` where none listens."""
+def state(path: Path, timeout_s: float = 0.2, asked: socket.socket | None = None) -> str:
+    """What QEMU itself says within 200 ms, in our words, else `unresponsive`; `exited` where none listens.
+
+    `asked` is what `ask` gave, where the question is on its way already.
+    """
     try:
-        return _STATES.get(_status(path, timeout_s), "unresponsive")
+        said = _answer(asked, timeout_s) if asked else _status(path, timeout_s)
+        return _STATES.get(said, "unresponsive")
     except (FileNotFoundError, ConnectionRefusedError):
         return "exited"
     except OSError:
@@ -202,11 +206,25 @@ _ASK = b'{"execute": "qmp_capabilities"}\n{"execute": "query-status"}\n'
 
 def _status(path: Path, timeout_s: float) -> str:
     """The word of query-status within `timeout_s`, empty after a hang-up; OSError where QEMU is silent."""
-    deadline = time.monotonic() + timeout_s
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as line:
+    return _answer(ask(path, timeout_s), timeout_s)
+
+
+def ask(path: Path, timeout_s: float = 0.2) -> socket.socket:
+    """Put the question after its status to the QEMU behind `path`; OSError where none listens."""
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
         line.settimeout(timeout_s)
         line.connect(str(path))
         line.sendall(_ASK)
+    except BaseException:
+        line.close()
+        raise
+    return line
+
+
+def _answer(line: socket.socket, timeout_s: float) -> str:
+    deadline = time.monotonic() + timeout_s
+    with line:
         said = b""
         while not (found := _STATUS.search(said)):
             line.settimeout(max(0.001, deadline - time.monotonic()))

@@ -33,6 +33,7 @@ class QemuDriver:
     def __init__(self, folder: Path, run: Path, spec: MachineSpec) -> None:
         self.folder, self.run, self.spec = folder, run, spec
         self._boot: Boot | None = None
+        self._asked: socket.socket | None = None
         self._accounted = True
 
     # ---- plan ----
@@ -171,13 +172,21 @@ class QemuDriver:
         """QEMU's pid, or None when it does not run."""
         return process.living(self.run / "pid")
 
+    def ask(self) -> None:
+        """Put the question that `state` reads the answer of."""
+        from vmm import monitor
+
+        with contextlib.suppress(OSError):
+            self._asked = monitor.ask(self.run / "query")
+
     def state(self) -> str:
         """What QEMU says of itself: running, paused or unresponsive; exited where it is gone."""
         if self.pid() is None:
             return "exited"
         from vmm import monitor
 
-        said = monitor.state(self.run / "query")
+        asked, self._asked = self._asked, None
+        said = monitor.state(self.run / "query", asked=asked)
         return "unresponsive" if said == "exited" else said
 
     @contextlib.contextmanager

@@ -35,7 +35,7 @@ def test_sixteen_at_once_and_a_crowd_of_three_leave_nothing(home: Path) -> None:
     target.prepare(_cell())
     at_once = scale.measure(target, _cell(part="at-once", count=4, init=False))
     assert (at_once.status, at_once.error) == ("ok", None)
-    assert at_once.values["starts_per_s"] == pytest.approx(1 / at_once.values["each_s"])
+    assert at_once.values["starts_per_second"] == pytest.approx(1 / at_once.values["each_s"])
     crowd = scale.measure(target, _cell(part="crowd", count=3, reaper=True)).values
     wanted = {"supervisors": 1, "unanswered": 0, "left_cgroups": 0, "left_links": 0, "left_mounts": 0}
     assert {name: crowd[name] for name in wanted} == wanted

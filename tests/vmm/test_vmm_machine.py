@@ -195,3 +195,19 @@ def test_a_kernel_that_is_not_there_is_one_sentence() -> None:
 
 def _fields(it: Machine) -> dict[str, object]:
     return it.spec._asdict()
+
+
+def test_an_answer_to_an_earlier_question_is_read_and_not_kept() -> None:
+    """A list asks several before it reads: each gets its own answer, and the next look asks anew."""
+    need("root", "qemu", "kernel", "busybox", "guest-helper")
+    with machine("sleep", "60") as it:
+        it.ask()  # nobody is there yet
+        assert it.state() == "created"
+        it.start(Edges())
+        it.ask()
+        it.pause()
+        assert it.state() in ("running", "paused")  # what was true when it was asked, or when QEMU looked
+        assert it.state() == "paused"
+        it.kill()
+        it.ask()
+        assert it.state() == "exited"

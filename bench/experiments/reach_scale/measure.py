@@ -49,7 +49,7 @@ def _at_once(target: Target, cell: Cell) -> Parts:
     ended = _ended(commands, count)
     took_s = time.monotonic() - began_s
     errors = [error for status, error in ended if status]
-    values = {"each_s": took_s / count, "starts_per_s": count / took_s}
+    values = {"each_s": took_s / count, "starts_per_second": count / took_s}
     return Parts("failed" if errors else "ok", values=values, error=errors[0] if errors else None)
 
 
