@@ -6,10 +6,9 @@ import contextlib
 import os
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from bench.core.target import Cell, Unavailable
+from bench.core.target import Cell
 from bench.targets.ours import PREFIX
 from bench.targets.vm import Machine
 from host.errors import Failure, NotFound
@@ -30,12 +29,6 @@ class Clone(Machine):
     def __init__(self) -> None:
         super().__init__()
         self._campaign_pid = os.getpid()
-
-    def why_unavailable(self) -> Unavailable | None:
-        """Templates are a part of the machines' room that an older build has not."""
-        if find_spec("vmm.templates") is None:
-            return Unavailable("this build has no templates")
-        return super().why_unavailable()
 
     def prepare(self, cell: Cell) -> None:
         """Freeze a machine of the image, once a campaign."""
