@@ -391,11 +391,11 @@ def test_no_room_for_the_memory_boots_instead(
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", small], check=True)
     try:
         monkeypatch.setattr(templates, "memory_dir", lambda home: small)
-        request = TINY._replace(memory_bytes=96 << 20)
+        request = TINY._replace(memory_bytes=136 << 20)
         assert said("echo", "hi", request=request) == (0, "hi\n")
         told = capfd.readouterr().err
         assert "no template, booting instead" in told
-        assert "needs 96 MiB" in told
+        assert "needs 136 MiB" in told
     finally:
         subprocess.run(["umount", small], check=True)
 
