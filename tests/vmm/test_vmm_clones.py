@@ -197,9 +197,9 @@ def test_templates_of_run_itself_are_limited_and_the_longest_unused_goes(
     old = only(home).name
     monkeypatch.setenv("VMM_TEMPLATE_MEMORY_MIB", "16")  # less than one holds
     try:
-        assert said("true", request=TINY._replace(memory_bytes=96 << 20)) == (0, "")
+        assert said("true", request=TINY._replace(memory_bytes=112 << 20)) == (0, "")
         assert f"removed the template {old}: templates hold more than 16 MiB" in capfd.readouterr().err
-        assert [one.memory_bytes for one in templates.every(home)] == [96 << 20]  # the newest stays
+        assert [one.memory_bytes for one in templates.every(home)] == [112 << 20]  # the newest stays
         assert [one.name for one in templates.memory_dir(home).iterdir()] == [
             f"{one.name}.memory" for one in templates.every(home)
         ]
