@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 PREFIX = "bench"
 POLL_S = 0.02
-KNOCK_EVERY_S = 0.2
 
 
 class Ours:
@@ -37,6 +36,7 @@ class Ours:
     name = ""
     kind = ""
     driver: str | None = None
+    knock_every_s = 0.2
     daemons: tuple[str, ...] = ("dnsmasq",)  # a network's, from its first member on
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class Ours:
         until_s = time.monotonic() + cell.deadline_s
         request = self.request(cell)
         with self._detached(request, edges):
-            edges.mark("t8", _sshd_ns(request.ports[0], until_s))
+            edges.mark("t8", _sshd_ns(request.ports[0], until_s, self.knock_every_s))
         edges.mark("t9")
         return Parts(edges_ns=edges.since_ns(), accelerator=self._accelerator)
 
@@ -135,7 +135,7 @@ class Ours:
             request._replace(name=f"{request.name}-{time.monotonic_ns()}"), Edges()
         ) as instance:
             if cell.mode == "boot":
-                _sshd_ns(request.ports[0], until_s)
+                _sshd_ns(request.ports[0], until_s, self.knock_every_s)
             else:
                 command.await_text(lambda: logged(instance), MARKER, cell.deadline_s, POLL_S)
             yield OurHeld(instance, self._accelerator, request.memory_bytes or 0)
@@ -410,17 +410,17 @@ def _free_port() -> int:
     return port
 
 
-def _sshd_ns(port: Port, until_s: float) -> int:
+def _sshd_ns(port: Port, until_s: float, knock_every_s: float) -> int:
     """When the first byte of sshd's banner came, in CLOCK_MONOTONIC nanoseconds.
 
-    User networking accepts a connection long before the guest does, so a new one knocks every 0.2 s and the
-    older ones stay open: the first byte on any of them is the answer.
+    User networking accepts a connection long before a booting guest does, so a new one knocks now and then
+    and the older ones stay open: the first byte on any of them is the answer.
     """
     knocks: list[socket.socket] = []
     try:
         while time.monotonic() < until_s:
             knocks.append(socket.create_connection((port.host_ip, port.host_port), timeout=2))
-            next_s = time.monotonic() + KNOCK_EVERY_S
+            next_s = time.monotonic() + knock_every_s
             while (left_s := next_s - time.monotonic()) > 0:
                 for knock in select.select(knocks, [], [], left_s)[0]:
                     if _answers(knock):

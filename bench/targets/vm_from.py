@@ -25,6 +25,9 @@ class Clone(Machine):
     """
 
     name = "vm-from"
+    # Its sshd listens from the first moment on, and every further connection would be one more sshd for the
+    # guest to start: one knocks, as ssh(1) would.
+    knock_every_s = 5.0
 
     def __init__(self) -> None:
         super().__init__()
