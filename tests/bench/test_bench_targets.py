@@ -220,3 +220,16 @@ def test_clones_of_a_named_template_leave_none_behind(
     assert "t5" not in ran.parts[0].edges_ns  # no kernel started
     made.cleanup()
     assert not [one for one in (module_home / "templates").iterdir() if one.name.startswith("bench-")]
+
+
+def test_a_home_that_is_yet_to_be_made_is_writable_where_its_nearest_folder_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user who has just logged in for the first time has no ~/.local."""
+    from bench.targets import ours
+
+    monkeypatch.setenv("VMM_HOME", str(tmp_path / ".local" / "share" / "vmm"))
+    assert ours.home_is_writable() is None
+    monkeypatch.setenv("VMM_HOME", "/proc/nobody/vmm")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != Path("/proc"))
+    assert ours.home_is_writable() is not None
