@@ -443,7 +443,7 @@ def _answers(knock: socket.socket) -> bool:
 def home_is_writable() -> Unavailable | None:
     """Why instances cannot be kept here."""
     home = paths.home()
-    there = next(folder for folder in (home, *home.parents) if folder.exists())  # the rest is made on first use
+    there = next(folder for folder in (home, *home.parents) if folder.exists())  # we make the rest
     if os.access(there, os.W_OK):
         return None
     return Unavailable(f"{home} is not writable", "set VMM_HOME to a folder of yours")
