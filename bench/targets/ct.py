@@ -26,10 +26,17 @@ class Container(Ours):
         return home_is_writable()
 
     def request(self, cell: Cell) -> RunRequest:
-        """The command under our init, which is bound in from outside, as on every other target."""
+        """The command under our init, which is bound in from outside, as on every other target.
+
+        Without the usual memory limit where this user has no cgroup to set it in: one that the plan asks
+        for is still asked for, and refused.
+        """
+        from host.linux import cgroup
         from instances.requests import Volume
 
         asked = super().request(cell)
+        if not cell.param("memory", "") and not cgroup.layout().controllers(("memory",)):
+            asked = asked._replace(memory_bytes=None)
         if cell.mode == "boot" or not cell.param("init", True):
             return asked
         helper = Volume(str(paths.guest_helper()), command.HELPER, read_only=True)

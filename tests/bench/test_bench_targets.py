@@ -18,7 +18,8 @@ from capabilities import need
 from bench import targets
 from bench.core import worker
 from bench.core.target import MARKER, Cell, Parts, Target
-from bench.targets import disk_use
+from bench.targets import ct, disk_use
+from host.linux import cgroup
 
 BASE = ("root", "busybox", "guest-helper", "overlay")
 NEEDS = {
@@ -233,3 +234,14 @@ def test_a_home_that_is_yet_to_be_made_is_writable_where_its_nearest_folder_is(
     monkeypatch.setenv("VMM_HOME", "/proc/nobody/vmm")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != Path("/proc"))
     assert ours.home_is_writable() is not None
+
+
+def test_a_user_without_a_cgroup_starts_containers_without_the_usual_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = ct.Container()
+    limited = _cell(made, params={"memory": "64M"})
+    assert made.request(_cell(made)).memory_bytes == 256 << 20
+    monkeypatch.setattr(cgroup, "layout", lambda: cgroup.Layout(2, {}, "no cgroup is delegated to this user"))
+    assert made.request(_cell(made)).memory_bytes is None
+    assert made.request(limited).memory_bytes == 64 << 20
