@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from host.errors import Usage
 
 DEFAULT = b"\x10\x11"  # ctrl-p,ctrl-q
@@ -13,6 +11,8 @@ def parse(text: str | None) -> bytes:
     """The bytes that a terminal sends for `ctrl-p,ctrl-q` or `ctrl-],q`; raises Usage for other words."""
     if text is None:
         return DEFAULT
+    import re
+
     found = b""
     for word in text.split(","):
         if re.fullmatch(r"ctrl-[a-z@\[\\\]^_]", word):

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import stat
 import sys
 import time
 from pathlib import Path
 
 from containers import launch, logs, restarts, runtime
+from host import rawsignal as signal
 from host import records, signals
 from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, WrongState

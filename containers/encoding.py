@@ -7,12 +7,12 @@ it.
 from __future__ import annotations
 
 import os
-import signal
 import struct
 from collections.abc import Sequence
 
 from containers.mounts import Op
 from containers.plan import Plan
+from host import rawsignal as signal
 from host.linux import constants
 from host.typing import TYPE_CHECKING
 

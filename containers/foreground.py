@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections.abc import Callable
 
 from containers import launch, runtime
+from host import rawsignal as signal
 from host.edges import Edges
 from host.stdio import Stdio
 from host.typing import TYPE_CHECKING

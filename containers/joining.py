@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 
 from containers import foreground, launch, plan, privileges, runtime, users
 from host import paths
+from host import rawsignal as signal
 from host.edges import Edges
 from host.errors import Failure, WrongState
 from host.exec_request import ExecRequest

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 from collections.abc import Callable, Sequence
 
 from containers import encoding, privileges
 from containers.mounts import Op, describe
 from containers.plan import Plan
+from host import rawsignal as signal
 from host.edges import Edges
 from host.errors import Failure, HostUnfit, NotFound
 from host.linux.cgroup import Cgroup, Limits

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 from collections.abc import Callable
 
 from containers import foreground, launch, logs, runtime
 from containers.terminal import Wakeup
+from host import rawsignal as signal
 from host.edges import Edges
 from host.stdio import Stdio
 from host.typing import TYPE_CHECKING

@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
 import struct
 from collections.abc import Callable
 
+from host import rawsignal as signal
 from host.typing import NamedTuple
 
 _TIOCSWINSZ = 0x5414

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from host import json_text
 from host.errors import BadData, DeadlinePassed
 from host.typing import Any
 
@@ -41,6 +41,8 @@ def write(path: Path, record: Record, durable: bool = True) -> None:
 
     What lasts is indented for people; the rest is not, since only the encoder without indent is in C.
     """
+    import json  # reading does without
+
     text = json.dumps(record, indent=1 if durable else None, sort_keys=True)
     write_bytes(path, text.encode() + b"\n", durable=durable)
 
@@ -49,7 +51,7 @@ def read(path: Path) -> Record:
     """The JSON record in a file; FileNotFoundError when there is none, BadData when it is no JSON object."""
     text = path.read_bytes()
     try:
-        record = json.loads(text)
+        record = json_text.loads(text)
     except ValueError as error:
         raise BadData("cannot read the record", str(path), str(error), "vmm doctor --repair") from None
     if not isinstance(record, dict):

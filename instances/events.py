@@ -6,13 +6,12 @@ commands mix their lines. The end of a detached instance has no command: who rea
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from host import paths
+from host import json_text, paths
 from host.typing import Any, NamedTuple
 
 _MOST_BYTES = 1 << 20
@@ -28,6 +27,8 @@ def file() -> Path:
 
 def happened(what: str, name: str, kind: str, **more: Any) -> None:
     """Write an event. One that cannot be written (full disk) must not fail what it tells of."""
+    import json
+
     line = json.dumps({"at_unix_s": round(time.time(), 3), "event": what, "name": name, "kind": kind, **more})
     try:
         fd = os.open(file(), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -51,7 +52,7 @@ def past() -> list[Event]:
             continue
         for line in lines:
             try:
-                found.append(json.loads(line))
+                found.append(json_text.loads(line))
             except ValueError:
                 continue
     return found
@@ -123,4 +124,4 @@ def _since(position: tuple[int, int]) -> tuple[list[Event], tuple[int, int]]:
     except FileNotFoundError:
         return [], position
     whole, _, rest = data.rpartition(b"\n")
-    return [json.loads(line) for line in whole.splitlines()], (now, end - len(rest))
+    return [json_text.loads(line) for line in whole.splitlines()], (now, end - len(rest))

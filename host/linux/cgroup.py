@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from host import rawsignal as signal
 from host.errors import DeadlinePassed, Failure, HostUnfit, from_os_error
 from host.typing import NamedTuple
 
