@@ -27,7 +27,7 @@ _LEAST_ROOT_BYTES = 1 << 30
 MODULES = (
     "virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net", "ahci", "ata_piix", "ata_generic", "sd_mod",
     "nvme", "mptspi", "vmw_pvscsi", "vmxnet3", "hv_storvsc", "hv_netvsc", "xen-blkfront", "xen-netfront",
-    "e1000", "e1000e", "ext4", "virtio_console", "sr_mod", "isofs", "vfat", "button",
+    "e1000", "e1000e", "ext4", "virtio_console", "sr_mod", "isofs", "vfat", "button", "evdev",
 )  # fmt: skip
 _SYSLINUX_MBR = "/usr/lib/SYSLINUX/gptmbr.bin"
 

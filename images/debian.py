@@ -97,11 +97,13 @@ _FILES = {
     ),
     # The power button's listener, which sshd's start does not need.
     "etc/systemd/system/systemd-logind.service.d/after-ssh.conf": "[Unit]\nAfter=ssh.service\n",
-    # Cards, disks, ports and consoles are announced at once; the hundred other devices have nothing to load.
+    # Cards, disks, ports, consoles and the power button are announced at once; the hundred other devices have
+    # nothing to load.
     "etc/systemd/system/systemd-udev-trigger.service.d/few.conf": (
         "[Service]\nExecStart=\nExecStart=-/bin/udevadm trigger --type=devices --action=add "
         "--subsystem-match=net --subsystem-match=block --subsystem-match=virtio "
-        "--subsystem-match=virtio-ports --subsystem-match=pci --subsystem-match=rtc\n"
+        "--subsystem-match=virtio-ports --subsystem-match=pci --subsystem-match=rtc "
+        "--subsystem-match=input\n"
         "ExecStart=-/bin/udevadm trigger --type=devices --action=add --subsystem-match=tty "
         "--sysname-match=ttyS0 --sysname-match=ttyAMA0 --sysname-match=hvc0\n"
     ),

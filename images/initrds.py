@@ -18,6 +18,8 @@ _ASKED_FOR = {
     "9p": ("9pnet_virtio",),
     "virtio_net": ("failover", "net_failover"),
 }
+# Without these a machine runs, too: a kernel that has none of them does without.
+_OPTIONAL = ("button", "evdev")
 _SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
 
 
@@ -93,6 +95,8 @@ def resolve(kernel: GuestKernel, modules: Sequence[str]) -> list[Path]:
     def add(name: str, wanted_by: str) -> None:
         name = name.replace("-", "_")
         if name in ordered or name in built_in:
+            return
+        if name not in known and name in _OPTIONAL:
             return
         if name not in known:
             raise _no_module(kernel, name, wanted_by)

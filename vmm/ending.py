@@ -18,18 +18,24 @@ _LAST_WORDS_S = 3.0
 _FOR_EVER_S = 10 * 365 * 86400.0
 
 
-def stop(machine: Machine, time_s: float) -> None:
-    """Ask the command (or the guest's init) to end, wait `time_s`, then pull the plug."""
+def stop(machine: Machine, time_s: float) -> str:
+    """Ask the command (or the guest's init) to end, wait `time_s`, then pull the plug.
+
+    The answer says why asking was not enough, or is empty.
+    """
     pid = machine.pid()
     if pid is None:
         machine.driver.release()
-        return
+        return ""
+    why = "its QEMU did not answer"
     if _answers(machine, time_s):
-        _end_softly(machine, pid, time_s)
+        why = _end_softly(machine, pid, time_s)
     else:
         _note_status(machine, _KILLED)
     machine.driver.kill()
     machine.driver.release()
+    # after 0 s nobody was asked
+    return f"{machine.folder.name}: killed after {time_s:g} s, as {why}" if why and time_s > 0 else ""
 
 
 def _answers(machine: Machine, time_s: float) -> bool:
@@ -42,29 +48,35 @@ def _answers(machine: Machine, time_s: float) -> bool:
     return True
 
 
-def _end_softly(machine: Machine, pid: int, time_s: float) -> None:
-    with contextlib.suppress(Failure):
-        _ask_to_end(machine)
+def _end_softly(machine: Machine, pid: int, time_s: float) -> str:
+    try:
+        unheard = _ask_to_end(machine)
+    except Failure as error:
+        unheard = f"it could not be asked to end: {error}"
     try:
         process.wait_gone(pid, time_s)
         _note_status(machine, None if machine.spec.command_mode else 0)
+        return ""
     except DeadlinePassed:
         _end_hard(machine, pid)
         _note_status(machine, _KILLED)
+        return unheard
 
 
-def _ask_to_end(machine: Machine) -> None:
+def _ask_to_end(machine: Machine) -> str:
+    """Ask in the way that this machine hears; what it means when it runs on all the same."""
     if machine.driver.state() == "paused":
         machine.driver.resume()
     if machine.spec.command_mode:
         with machine.channel() as channel:
             channel.signal_main(signal.SIGTERM)
-        return
+        return "its command went on after SIGTERM"
     if access.has_helper(machine):
         with contextlib.suppress(Failure), machine.channel() as channel:
             channel.poweroff()
-            return
+            return "its init was told to power off and did not get there"
     machine.driver.press_power()
+    return "its guest did not power off when its ACPI power button was pressed"
 
 
 def _end_hard(machine: Machine, pid: int) -> None:

@@ -79,11 +79,13 @@ class Machine:
 
     # ---- end ----
 
-    def stop(self, time_s: float = 10.0) -> None:
-        """Ask the command (or the guest's init) to end, wait `time_s`, then pull the plug."""
+    def stop(self, time_s: float = 10.0) -> str:
+        """Ask the command (or the guest's init) to end, wait `time_s`, then pull the plug; why it took that,
+        or an empty string.
+        """
         from vmm import ending
 
-        ending.stop(self, time_s)
+        return ending.stop(self, time_s)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """KILL pulls the plug; another signal goes to the command of a machine in command mode."""

@@ -24,6 +24,8 @@ def modules(spec: MachineSpec) -> tuple[str, ...]:
     names += [kind for kind in ("9p", "virtiofs") if kind in kinds]
     if spec.seed:
         names.append("isofs")
+    if not spec.command_mode and spec.arch == "x86_64":  # `virt` without UEFI has its button on a GPIO
+        names += ["button", "evdev"]  # systemd-logind hears the power button from an input device
     if spec.balloon:
         names.append("virtio_balloon")
     return tuple(names)
