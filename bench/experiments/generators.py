@@ -25,16 +25,23 @@ def measured(target: Target, cell: Cell, command: str, read: Read) -> Parts:
     body += "read up rest </proc/uptime; echo down_s=$up"
     parts = workload.script(target, cell, body)
     if parts.status != "ok":
-        return replace(parts, error=f"{parts.error}; it said {parts.output[-300:]!r}")
+        return replace(parts, error=f"{parts.error}; it said {_ends(parts.output)!r}")
     try:
         values = {**parts.values, **read(parts.output)}
     except (AttributeError, KeyError, IndexError, ValueError) as error:
-        words = f"cannot read the generator's report ({error!r}): {parts.output[-300:]!r}"
+        words = f"cannot read the generator's report ({error!r}): {_ends(parts.output)!r}"
         return replace(parts, status="failed", error=words)
     inside_s = values.pop("down_s") - values.pop("up_s")
     if values.get("work_s"):
         values["inside_clock_ratio"] = inside_s / values["work_s"]
     return replace(parts, values=values)
+
+
+def _ends(said: str, each_characters: int = 200) -> str:
+    """The beginning, where most programs name what they refuse, and the end."""
+    if len(said) <= 2 * each_characters:
+        return said
+    return f"{said[:each_characters]} ... {said[-each_characters:]}"
 
 
 def number(pattern: str, name: str) -> Read:

@@ -41,7 +41,7 @@ def test_the_latency_of_a_flushed_write_is_the_flushs() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["e11", "e12", "e14"])
 def test_every_generator_runs_in_a_container_and_tells_its_numbers(name: str, home: object) -> None:
-    need("root", "busybox", "guest-helper", "overlay", "cgroup", "network")
+    need("root", "busybox", "guest-helper", "overlay", "cgroup", "mmdebstrap")
     made = targets.load(["ct"])["ct"]
     for group in plan.load(experiments.plan_path(name)).groups:
         cell = next(cell for cell in group.cells() if cell.target == "ct")
@@ -57,7 +57,7 @@ def test_every_generator_runs_in_a_container_and_tells_its_numbers(name: str, ho
 
 @pytest.mark.slow
 def test_a_generator_that_fails_is_a_failed_sample_with_its_words(home: object) -> None:
-    need("root", "busybox", "guest-helper", "overlay", "cgroup", "network")
+    need("root", "busybox", "guest-helper", "overlay", "cgroup", "mmdebstrap")
     made = targets.load(["ct"])["ct"]
     cell = Cell("e14-disk-io", "workload", generators.IMAGE, "ct")
     made.prepare(cell)
