@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import leaks
 import pytest
+
+# As `vmm` itself does: an ordinary user's PATH does not look where Debian keeps mke2fs and nft.
+os.environ["PATH"] += ":/usr/sbin:/sbin"
 
 
 @pytest.fixture

@@ -241,6 +241,7 @@ def test_a_user_without_a_cgroup_starts_containers_without_the_usual_limit(
 ) -> None:
     made = ct.Container()
     limited = _cell(made, params={"memory": "64M"})
+    monkeypatch.setattr(cgroup, "layout", lambda: cgroup.Layout(2, {"memory": "/sys/fs/cgroup"}))
     assert made.request(_cell(made)).memory_bytes == 256 << 20
     monkeypatch.setattr(cgroup, "layout", lambda: cgroup.Layout(2, {}, "no cgroup is delegated to this user"))
     assert made.request(_cell(made)).memory_bytes is None

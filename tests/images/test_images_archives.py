@@ -200,7 +200,7 @@ def facts_of(tree: Merged) -> dict[str, tuple[int, ...]]:
 
 class TestRealTools:
     def test_skopeo_reads_and_writes_both_forms(self, store: Store, web: Image, tmp_path: Path) -> None:
-        need("skopeo")
+        need("skopeo", "root")  # it unpacks an oci-archive with owners
         for form, kind in (("docker", "docker-archive"), ("oci", "oci-archive")):
             with (tmp_path / f"{form}.tar").open("wb") as sink:
                 archives.save(store, ["web:v1"], sink, form)
