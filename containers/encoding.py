@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 # The phases of a start, as a report names them.
-SETUP, CGROUP, PRIVILEGES, CWD, EXEC, TERMINAL, JOIN, NAMESPACES, CLOCKS = range(9)
+SETUP, CGROUP, PRIVILEGES, CWD, EXEC, TERMINAL, JOIN, NAMESPACES, CLOCKS, INTERPRETER = range(10)
 REPORT = struct.Struct("iii")  # phase, step, errno; the path follows
 PID = struct.Struct("i")
 GO = b"g"

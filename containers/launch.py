@@ -31,9 +31,11 @@ CANNOT_EXECUTE, NOT_FOUND = 126, 127
 class CannotExecute(Failure):
     """The command inside is missing (exit 127) or cannot be executed (126), as docker has it."""
 
-    def __init__(self, command: str, number: int) -> None:
+    def __init__(self, command: str, number: int, interpreter: str = "") -> None:
         missing = number in (errno.ENOENT, errno.ENOTDIR)
         why = "not found in the image" if missing else os.strerror(number)
+        if interpreter:
+            why = f"it is there, but its interpreter {interpreter} is not in the image"
         if number == errno.ELOOP:
             why = "it leads out of the container through /proc (CVE-2019-5736), or in circles"
         super().__init__("cannot run", command, why)
@@ -232,6 +234,8 @@ def _worded(launch: Launch, phase: int, step: int, number: int, path: str) -> Fa
     plan, why = launch.plan, os.strerror(number)
     if phase == encoding.EXEC:
         return CannotExecute(plan.command, number)
+    if phase == encoding.INTERPRETER:
+        return CannotExecute(plan.command, number, path)
     if phase == encoding.TERMINAL:
         return Failure("cannot make a terminal", path, why)
     if phase == encoding.JOIN:

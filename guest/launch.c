@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include "launch.h"
 
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -39,8 +40,8 @@
 #include <unistd.h>
 
 enum { PLAN_VERSION = 1 };
-enum { SETUP, CGROUP, PRIVILEGES, CWD, EXEC, TERMINAL, JOIN, NAMESPACES, CLOCKS }; /* containers/encoding.py */
-enum { HELPER = -2, ROOT = -3, SLOTS = 1024 };                                     /* containers/mounts.py */
+enum { SETUP, CGROUP, PRIVILEGES, CWD, EXEC, TERMINAL, JOIN, NAMESPACES, CLOCKS, INTERPRETER }; /* containers/encoding.py */
+enum { HELPER = -2, ROOT = -3, SLOTS = 1024 };                                                  /* containers/mounts.py */
 enum { REPORT_FD = 3, STATUS_FD, TERMINAL_FD, ARRANGED, ABOVE = 16 };
 enum { MAX_INTERPRETERS = 6 }; /* binfmt_script: the kernel gives up before that many */
 
@@ -473,23 +474,56 @@ static void enter_working_directory(void) {
     instead = NULL;
 }
 
-/* Whether the file is there. One that is a magic link, or has one as its interpreter, ends the start:
- * `#!/proc/self/exe` would run a program of the host's inside and leave it open for writing (CVE-2019-5736). */
-static bool runnable(const char *path) {
+/* What a script names after its #!: the kernel's binfmt_script ends the word at a blank. */
+static const char *script_interpreter(char *head) {
+    head[2 + strcspn(head + 2, "\n")] = 0;
+    char *name = head + 2 + strspn(head + 2, " \t\r\v\f");
+    name[strcspn(name, " \t\r\v\f")] = 0;
+    return *name ? name : NULL;
+}
+
+/* What a dynamic program names in its PT_INTERP (elf(5)), read into `name`. */
+static const char *elf_interpreter(int fd, const char *head, char name[PATH_MAX]) {
+    Elf64_Ehdr elf;
+    Elf64_Phdr part;
+    memcpy(&elf, head, sizeof elf);
+    for (off_t i = 0; i < elf.e_phnum; i++) {
+        if (pread(fd, &part, sizeof part, (off_t)elf.e_phoff + i * (off_t)sizeof part) != sizeof part) return NULL;
+        if (part.p_type != PT_INTERP) continue;
+        if (part.p_filesz < 2 || part.p_filesz > PATH_MAX) return NULL;
+        if (pread(fd, name, part.p_filesz, (off_t)part.p_offset) != (ssize_t)part.p_filesz) return NULL;
+        return name[part.p_filesz - 1] ? NULL : name;
+    }
+    return NULL;
+}
+
+static const char *interpreter_of(int fd, char name[PATH_MAX]) {
     char head[257];
-    for (int i = 0; i < MAX_INTERPRETERS; i++) {
+    ssize_t got = read(fd, head, sizeof head - 1);
+    if (got < 2) return NULL; /* a directory too: execve(2) says it best */
+    head[got] = 0;
+    if (head[0] == '#' && head[1] == '!') {
+        const char *found = script_interpreter(head);
+        return found ? strcpy(name, found) : NULL;
+    }
+    bool is_elf = got >= (ssize_t)sizeof(Elf64_Ehdr) && memcmp(head, ELFMAG, SELFMAG) == 0 && head[EI_CLASS] == ELFCLASS64;
+    return is_elf ? elf_interpreter(fd, head, name) : NULL;
+}
+
+static char missing[PATH_MAX]; /* the interpreter that a candidate named and that is not there */
+
+/* Whether the file is there, and its interpreters are. One that is a magic link, or has one as its interpreter, ends the
+ * start: `#!/proc/self/exe` would run a program of the host's inside and leave it open for writing (CVE-2019-5736). */
+static bool runnable(const char *path) {
+    char name[PATH_MAX];
+    for (int i = 0; path && i < MAX_INTERPRETERS; i++) {
         int fd = open_inside(path, O_RDONLY | O_NONBLOCK);
         if (fd < 0 && errno == ELOOP) fail(path);
-        if (fd < 0) return errno != ENOENT && errno != ENOTDIR;
-        ssize_t got = read(fd, head, sizeof head - 1);
+        if (fd < 0 && errno != ENOENT && errno != ENOTDIR) return true;
+        if (fd < 0 && i > 0 && !*missing) strcpy(missing, path);
+        if (fd < 0) return false;
+        path = interpreter_of(fd, name);
         close(fd);
-        if (got < 2 || head[0] != '#' || head[1] != '!') return true; /* a directory too: execve(2) says it best */
-        head[got] = 0;
-        head[2 + strcspn(head + 2, "\n")] = 0;
-        char *name = head + 2 + strspn(head + 2, " \t\r\v\f");
-        name[strcspn(name, " \t\r\v\f")] = 0;
-        if (!*name) return true;
-        path = memmove(head, name, strlen(name) + 1);
     }
     return true;
 }
@@ -500,6 +534,10 @@ static const char **find_command(void) {
     begin(EXEC);
     for (const char **one = list; *one; one++)
         if (runnable(*one)) *found++ = *one;
+    if (found == list && *missing) {
+        begin(INTERPRETER);
+        refuse(ENOENT, missing);
+    }
     if (found == list) *found++ = first;
     *found = NULL;
     return list;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import time
 from pathlib import Path
@@ -40,6 +41,32 @@ def test_a_command_that_cannot_run_is_126_or_127(lab, argv, status, words, init)
     got, output = lab.run(lab.make(*argv, init=init))
     assert got == status
     assert words in output
+
+
+@pytest.mark.parametrize("init", [False, True])
+@pytest.mark.parametrize("way", ["script", "script of a script", "program"])
+def test_a_missing_interpreter_is_told_by_its_name(lab, tmp_path, way, init):
+    """ "not found", said of a file that is there, sends its user looking at the wrong place."""
+    tool = tmp_path / "tool"
+    if way == "program":
+        tool.write_bytes(Path("/bin/ls").read_bytes())  # dynamic: the image, a static busybox, has no linker
+        missing = re.search(rb"/lib[0-9a-z]*/ld-[-_.0-9a-z]+", tool.read_bytes())[0].decode()
+    else:
+        missing = "/opt/no-such"
+        (tmp_path / "middle").write_text(f"#! {missing} -x\n")
+        tool.write_text("#!/mnt/middle\n" if way == "script of a script" else f"#! {missing} -x\n")
+    for file in tmp_path.iterdir():
+        file.chmod(0o755)
+    mounts = (Mount("bind", "/mnt", str(tmp_path)),)
+    status, output = lab.run(lab.make("/mnt/tool", mounts=mounts, init=init))
+    assert (status, output) == (
+        127,
+        f"vmm: cannot run /mnt/tool: it is there, but its interpreter {missing} is not in the image\n",
+    )
+    path = ("PATH=/mnt:/bin",)
+    assert lab.run(lab.make("tool", mounts=mounts, init=init, env=path, name="c2"))[0] == 127
+    (tmp_path / "tool").write_text("#!/bin/sh\necho fine\n")
+    assert lab.run(lab.make("/mnt/tool", mounts=mounts, init=init, name="c3")) == (0, "fine\n")
 
 
 def test_a_signal_ends_it_with_128_and_its_number(lab):

@@ -6,8 +6,10 @@ import ctypes
 import functools
 import json
 import os
+import struct
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from host import paths
 from host.edges import Edges
 from host.errors import Failure, HostUnfit, Usage
 from host.exec_request import ExecRequest
+from host.linux import constants
 from host.stdio import Stdio
 
 
@@ -39,6 +42,46 @@ def test_eleven_capabilities_and_no_inheritable_or_ambient_ones(lab):
     zero = "0" * 16
     assert found == {"CapInh:": zero, "CapPrm:": KEPT, "CapEff:": KEPT, "CapBnd:": KEPT, "CapAmb:": zero}
     assert capabilities.mask(DEFAULT_CAPABILITIES) == int(KEPT, 16)
+
+
+def test_what_the_engine_inherits_reaches_no_command(lab):
+    """CVE-2022-29162: execve(2) adds the inheritable ones, from outside the bounding set too."""
+    container = lab.make("/bin/sh", "-c", "grep ^Cap /proc/self/status")
+    with tempfile.TemporaryFile() as output:
+        pid = os.fork()
+        if pid == 0:
+            _inherit_everything()
+            os._exit(container.run(Stdio(0, output.fileno(), output.fileno()), Edges()))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        output.seek(0)
+        lines = output.read().decode().split()
+    zero = "0" * 16
+    found = dict(zip(lines[::2], lines[1::2], strict=True))
+    assert found == {"CapInh:": zero, "CapPrm:": KEPT, "CapEff:": KEPT, "CapBnd:": KEPT, "CapAmb:": zero}
+
+
+def _inherit_everything() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = struct.pack("Ii", constants.LINUX_CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
+    assert libc.capget(header, sets) == 0
+    effective, permitted, _, effective_high, permitted_high, _ = struct.unpack("6I", sets.raw)
+    wanted = (effective, permitted, permitted, effective_high, permitted_high, permitted_high)
+    assert libc.capset(header, struct.pack("6I", *wanted)) == 0
+
+
+def test_no_signal_is_blocked_or_ignored_inside(lab):
+    """The engine blocks what it passes on, and Python ignores SIGPIPE: neither is the command's."""
+    look = ("grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status")
+    running = lab.make("sleep", "60", name="c3")
+    running.start(Edges())
+    for _, said in (
+        lab.run(lab.make(*look)),
+        lab.run(lab.make(*look, init=True, name="c2")),
+        lab.exec(running, *look),
+    ):
+        _, blocked, _, ignored = said.split()
+        assert int(blocked, 16) == 0
+        assert int(ignored, 16) & 0x7FFFFFFF == 0, "but glibc's own two, which posix_spawn(3) ignores"
 
 
 def test_another_user_has_no_capability_and_cannot_get_one(lab):
