@@ -77,8 +77,9 @@ def _each(args: argparse.Namespace, word: Callable[[Instance, argparse.Namespace
 
 
 def _fits(command: str, state: str) -> bool:
-    runs_now = state in kinds.RUNNING
-    return {"rm": True, "start": not runs_now, "resume": state == "paused"}.get(command, runs_now)
+    runs_now, restarts = state in kinds.RUNNING, state == kinds.RESTARTING
+    fits = {"rm": True, "start": not runs_now, "resume": state == "paused", "stop": runs_now or restarts}
+    return fits.get(command, runs_now)
 
 
 def _start(instance: Instance, args: argparse.Namespace) -> str:

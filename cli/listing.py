@@ -34,7 +34,8 @@ def main(args: argparse.Namespace) -> int:
     """Print the list."""
     wanted = [_pair(text) for text in args.filter]
     show_all = args.all or any(key in ("state", "status") for key, _ in wanted)
-    rows = [row for row in runs.listing() if show_all or row.state in kinds.RUNNING or row.state == "unknown"]
+    always = kinds.RUNNING | {kinds.RESTARTING, "unknown"}
+    rows = [row for row in runs.listing() if show_all or row.state in always]
     shown = [fields for row in rows if _matches(fields := facts(row), wanted)]
     if args.json or args.format == "json":
         print(table.document(instances=shown))
@@ -108,6 +109,8 @@ def _holds(fields: dict[str, Any], key: str, value: str) -> bool:
         return value in fields["name"]
     if key == "id":
         return str(fields["id"]).startswith(value)
+    if key == "status":  # docker's word for the state
+        return value in (fields["state"], str(fields["status"]))
     if key == "image":
         return value in (fields["image"], fields["image"].partition(":")[0], fields["image_digest"])
     return str(fields[key]) == value
@@ -138,6 +141,6 @@ def _command(words: list[str], whole: bool) -> str:
 
 def state_words(state: str, status: int | None, health: str = "") -> str:
     """`exited (0)`, `running (healthy)`; a status that nobody saw is unknown, never 0."""
-    if state != "exited":
+    if state not in kinds.ENDED:
         return f"{state} ({health})" if health else state
-    return f"exited ({'unknown' if status is None else status})"
+    return f"{state} ({'unknown' if status is None else status})"

@@ -247,10 +247,20 @@ class Container:
         return init.pid if init else None
 
     def state(self) -> str:
-        """created, running, paused or exited: asked of the kernel."""
+        """created, running, paused, restarting or exited: asked of the kernel."""
         if self.pid() is not None:
             return "paused" if self.cgroup().frozen() else "running"
-        return "exited" if runtime.recorded(self.run_dir) or self.status() is not None else "created"
+        if not runtime.recorded(self.run_dir) and self.status() is None:
+            return "created"
+        return "restarting" if self._restarts() else "exited"
+
+    def _restarts(self) -> bool:
+        """Whether it starts again by itself: until the supervisor gives it up, its FIFOs stay."""
+        if not os.path.exists(f"{self.run_dir}/stdout"):
+            return False
+        from containers import restarts
+
+        return restarts.should_restart(self)
 
     def status(self) -> int | None:
         """The exit status of the last run; None where nobody saw it."""
@@ -286,9 +296,11 @@ class Container:
 
     def stay_down(self) -> None:
         """What has ended stays so: a restart that is due does not come."""
-        from containers import restarts
+        from containers import detached, restarts
 
         restarts.mark_stopped(self)
+        if os.path.exists(f"{self.run_dir}/stdout"):
+            detached.ring(self.run_dir.parent)
 
     def kill(self, signal: int) -> None:
         """Send a signal to the command."""
@@ -336,6 +348,7 @@ class Container:
         if (self.run_dir / "stdout").exists():
             from containers import detached
 
+            self.stay_down()
             detached.settle(self)
         with runtime.held(self.run_dir):
             self.clean()

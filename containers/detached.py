@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from containers.container import Container
 
 _FOLLOW_PAUSE_MS = 500  # an upper bound only: inotify wakes earlier
+_CARRIED_PAUSE_MS = 20
 
 
 def start(container: Container, edges: Edges) -> None:
@@ -46,8 +47,7 @@ def start(container: Container, edges: Edges) -> None:
 
 def restart(container: Container, edges: Edges) -> None:
     """Start again what ended, for the supervisor: the run directory's notes stay."""
-    for name in ("pid", "status"):
-        (container.run_dir / name).unlink(missing_ok=True)
+    (container.run_dir / "status").unlink(missing_ok=True)
     try:
         _start(container, container.run_dir, edges)
     except BaseException:
@@ -96,6 +96,16 @@ def _stdin(run: Path, interactive: bool) -> int:
 
 def summon_supervisor(home: Path, base: Path) -> None:
     """Ring the supervisor of the home, and start one where there is none. Never waits for it."""
+    ring(base)
+    try:
+        with records.lock(base / "supervisor.lock", wait_s=0) as lock:
+            _spawn_supervisor(home, base, lock)
+    except DeadlinePassed:
+        pass  # it lives; on its way out it looks once more after letting go of the lock
+
+
+def ring(base: Path) -> None:
+    """Have the supervisor, if there is one, look at every container anew."""
     try:
         bell = os.open(base / "supervisor.bell", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -103,12 +113,7 @@ def summon_supervisor(home: Path, base: Path) -> None:
         finally:
             os.close(bell)
     except OSError:
-        pass  # no FIFO, nobody behind it, or full of rings: the lock tells
-    try:
-        with records.lock(base / "supervisor.lock", wait_s=0) as lock:
-            _spawn_supervisor(home, base, lock)
-    except DeadlinePassed:
-        pass  # it lives; on its way out it looks once more after letting go of the lock
+        pass  # no FIFO, nobody behind it, or full of rings: its lock tells
 
 
 def _spawn_supervisor(home: Path, base: Path, lock: int) -> None:
@@ -193,6 +198,7 @@ def kill(container: Container, number: int) -> None:
 def stop(container: Container, time_s: float) -> str:
     """Ask it to end, and kill it after `time_s`; the answer says why asking was not enough, or is empty."""
     if runtime.living(container.run_dir) is None:
+        container.stay_down()
         container.clean()
         return ""
     if container.cgroup().frozen():
@@ -271,13 +277,21 @@ def _follow(container: Container, reader: logs.Reader, timestamps: bool, out_fd:
         poll.register(watch, select.POLLIN)
         while True:
             running = runtime.living(container.run_dir) is not None
+            carried = not running and _is_carried(container)
             _write(out_fd, reader.records(), timestamps)
-            if not running:
+            if not (running or carried):
                 return _last_words(container, reader, timestamps, out_fd)
-            if poll.poll(_FOLLOW_PAUSE_MS):
+            if poll.poll(_CARRIED_PAUSE_MS if carried else _FOLLOW_PAUSE_MS):
                 os.read(watch, 4096)
     finally:
         os.close(watch)
+
+
+def _is_carried(container: Container) -> bool:
+    """Whether a foreground `vmm run` still takes down what the container said: it holds the folder, and
+    writes the status when it is done (instances.registry.owned).
+    """
+    return container.status() is None and not records.is_free(container.folder)
 
 
 def _last_words(container: Container, reader: logs.Reader, timestamps: bool, out_fd: int) -> None:

@@ -110,9 +110,16 @@ class Supervisor:
                 continue
             if name in self.due:
                 if runtime.living(self.base / name) is None:
+                    self._give_up_stopped(name)
                     continue
                 del self.due[name]  # its user was faster than we
             self._adopt(name)
+
+    def _give_up_stopped(self, name: str) -> None:
+        container = self._container(name)
+        if container and restarts.stopped_by_user(container):
+            del self.due[name]
+            _give_up(container)
 
     def _adopt(self, name: str) -> None:
         from containers import detached

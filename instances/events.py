@@ -13,6 +13,7 @@ from pathlib import Path
 
 from host import json_text, paths
 from host.typing import Any, NamedTuple
+from instances.kinds import ENDED
 
 _MOST_BYTES = 1 << 20
 _LOOK_EVERY_S = 0.1
@@ -96,7 +97,7 @@ def _by_itself(before: Seen | None, now: Seen, told: set[str]) -> Iterator[tuple
     """What changed between two looks and no command has told: an end, a restart, another health."""
     if before is None:
         return
-    if now.state == "exited" != before.state and not told & {"exited", "stopped", "killed"}:
+    if now.state in ENDED and before.state not in ENDED and not told & {"exited", "stopped", "killed"}:
         yield "exited", {"status": now.status}
     if now.restarts > before.restarts:
         yield "restarted", {}

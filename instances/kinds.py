@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 CONTAINER, MACHINE = "ct", "vm"
 WORDS = {CONTAINER: "container", MACHINE: "machine"}
 RUNNING = frozenset({"running", "paused", "booting", "ssh-ready", "cloud-init-done", "unresponsive"})
+RESTARTING = "restarting"  # it ended, and starts again by itself after a pause
+ENDED = frozenset({"exited", RESTARTING})
 
 
 class Backend(Protocol):

@@ -236,6 +236,8 @@ def _must_run(backend: kinds.Backend, instance: Instance, what: str, running: bo
     state = backend.state()
     if (state in kinds.RUNNING) != running:
         hint = f"vmm start {instance.name}" if running else ""
+        if state == kinds.RESTARTING:
+            hint = f"vmm logs {instance.name} tells why it ends, vmm stop {instance.name} ends the restarts"
         raise WrongState(f"cannot {what}", instance.name, f"it is {state}", hint)
     return state
 
@@ -307,7 +309,7 @@ def rename(instance: Instance, name: str) -> None:
     names.check(name)
     with registry.held(instance):
         state = kinds.backend(instance).state()
-        if state in kinds.RUNNING:
+        if state in kinds.RUNNING or state == kinds.RESTARTING:
             # Sockets, cgroup and DNS carry the name: moving them under a running instance would cut it off.
             hint = f"vmm stop {instance.name} first"
             raise WrongState("cannot rename", instance.name, f"it is {state}", hint)
@@ -438,6 +440,6 @@ def row(instance: Instance, backend: kinds.Backend | None = None) -> Row:
     try:
         backend = backend or kinds.backend(instance)
         state = backend.state()
-        return Row(instance, state, backend.status() if state == "exited" else None)
+        return Row(instance, state, backend.status() if state in kinds.ENDED else None)
     except Failure as error:
         return Row(instance, "unknown", None, str(error))

@@ -94,7 +94,7 @@ def prune(images: bool = False, volumes: bool = False) -> Pruned:
     before = allocated_bytes(paths.home())
     removed = repair.repair()
     for row in runs.listing():
-        if row.state not in kinds.RUNNING and row.state != "unknown":
+        if row.state not in kinds.RUNNING and row.state not in ("unknown", kinds.RESTARTING):
             runs.remove(row.instance)
             removed.append(f"instance {row.instance.name}")
     if volumes:

@@ -379,7 +379,7 @@ def test_a_supervisor_that_is_late_takes_nothing_from_the_next_run(lab):
 def test_a_user_who_starts_it_before_its_restart_is_due_is_obeyed(lab):
     container = start(lab, "test -e /up && { echo up; sleep 60; }; exit 1", restart="always", ephemeral=False)
     until(lambda: restarts.count(container) >= 3, "a crash loop with a long pause")
-    until(lambda: container.state() == "exited", "a pause")
+    until(lambda: container.state() == "restarting", "a pause")
     (container.folder / "upper/up").touch()
     container.start(Edges())
     began = time.monotonic()
@@ -404,8 +404,9 @@ def test_a_command_left_inside_needs_nobody_outside(lab):
 def test_a_user_may_stop_what_is_about_to_start_again(lab):
     container = start(lab, "exit 1", restart="always")
     until(lambda: restarts.count(container) >= 2, "a crash loop")
-    until(lambda: container.state() == "exited", "a pause")
+    until(lambda: container.state() == "restarting", "a pause")
     container.stay_down()
+    assert container.state() == "exited"
     seen = restarts.count(container)
     until(lambda: not (container.run_dir / "stdout").exists(), "the supervisor to give it up")
     assert restarts.count(container) <= seen + 1

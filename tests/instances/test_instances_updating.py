@@ -53,6 +53,53 @@ def test_another_restart_policy_holds_for_what_runs(vmm: CommandLine) -> None:
     assert "sometimes" in vmm.run("update", "u", "--restart", "sometimes").stderr
 
 
+def test_a_crash_loop_is_shown_as_restarting_and_stop_and_rm_end_it(vmm: CommandLine) -> None:
+    for name in ("u", "v"):
+        vmm.ok("run", "-d", "--name", name, "--restart", "always", "tiny", "sh", "-c", "exit 3")
+        until(lambda name=name: vmm.inspect(name)["restarts"] >= 4, "a pause that grew")  # type: ignore[misc]
+    until(lambda: state(vmm) == "restarting", "a pause")
+    assert vmm.inspect("u")["status"] == 3
+    assert "restarting (3)" in vmm.ok("ls"), "without -a, as docker ps"
+    assert set(vmm.ok("ls", "--filter", "status=restarting", "--format", "{name}").split()) <= {"u", "v"}
+    vmm.ok("prune", "--force")
+    assert set(vmm.ls()) == {"u", "v"}, "what starts again by itself does not stand still"
+    until(lambda: "it is restarting" in vmm.run("exec", "u", "true").stderr, "an exec in a pause")
+    vmm.ok("stop", "u")
+    assert state(vmm) == "exited"
+    seen = vmm.inspect("u")["restarts"]
+    time.sleep(2)
+    assert (state(vmm), vmm.inspect("u")["restarts"]) == ("exited", seen)
+    began_s = time.monotonic()
+    vmm.ok("rm", "-f", "v")
+    assert time.monotonic() - began_s < 2, "it does not wait until the restart is due"
+    assert set(vmm.ls()) == {"u"}
+
+
+def test_more_processors_than_the_host_has_are_refused(vmm: CommandLine) -> None:
+    vmm.ok("run", "-d", "--name", "u", "tiny", "sleep", "1000")
+    refused = vmm.run("update", "u", "--cpus", "4096")
+    assert refused.returncode == 2
+    assert f"this host has {os.cpu_count()}" in refused.stderr
+    assert f"hint: --cpus from 0.01 to {os.cpu_count()}" in refused.stderr
+    assert "cpus" not in vmm.inspect("u")["spec"].get("limits", {})
+
+
+def test_follow_hears_the_last_words_of_a_run_whose_user_reads_slowly(vmm: CommandLine) -> None:
+    """Two pipes of 64 KiB lie between the command and its user: it ends long before the log is whole."""
+    script = "for i in $(seq 120); do head -c 1000 /dev/zero | tr '\\0' x; done"
+    size, words = 120_000, ["run", "--name", "u", "tiny", "sh", "-c", script]
+    with subprocess.Popen(vmm.argv(*words), env=vmm.env, stdout=subprocess.PIPE) as run:
+        until(lambda: "u" in vmm.ls() and state(vmm) == "exited", "the command's end")
+        follow = vmm.argv("logs", "-f", "u")
+        with subprocess.Popen(follow, env=vmm.env, stdout=subprocess.PIPE) as logs:
+            time.sleep(1)
+            assert run.stdout is not None
+            assert logs.stdout is not None
+            assert len(run.stdout.read()) == size
+            assert len(logs.stdout.read()) == size
+    assert (run.returncode, logs.returncode) == (0, 0)
+
+
 def test_swap_and_processors_change_while_it_runs(vmm: CommandLine) -> None:
     vmm.ok("run", "-d", "--name", "u", "-m", "64M", "tiny", "sleep", "1000")
     vmm.ok("update", "u", "--memory-swap", "128M", "--cpuset-cpus", "0")
