@@ -201,9 +201,16 @@ def _check_limits(spec: ContainerSpec) -> None:
     if memory is not None and memory < MINIMUM_MEMORY_BYTES:
         why = f"no process can start in less than {MINIMUM_MEMORY_BYTES >> 10} KiB"
         raise Usage("cannot limit the memory to", f"{memory} bytes", why)
-    cpus = spec.limits.cpus
+    refuse_cpus(spec.limits.cpus)
+
+
+def refuse_cpus(cpus: float | None, most: int | None = None) -> None:
+    """Raise Usage for less than the kernel knows, and for more than the `most` that a host has."""
     if cpus is not None and cpus < 0.01:
         raise Usage("cannot limit the cpus to", str(cpus), "the kernel's least share is 0.01 of a core")
+    if cpus is not None and most is not None and cpus > most:
+        hint = f"--cpus from 0.01 to {most}; without it all of them may be used"
+        raise Usage("cannot limit the cpus to", f"{cpus:g}", f"this host has {most}", hint)
 
 
 def _check_score(spec: ContainerSpec) -> None:

@@ -14,6 +14,7 @@ from containers.spec import (
     Device,
     Health,
     Mount,
+    refuse_cpus,
 )
 from host.errors import HostUnfit, NotFound, Usage, WrongState
 from host.linux.cgroup import Limits
@@ -72,6 +73,7 @@ def container_spec(
 
 def limits(request: RunRequest) -> Limits:
     """The cgroup limits asked for."""
+    refuse_cpus(request.cpus, os.cpu_count())
     return Limits(
         memory_bytes=request.memory_bytes,
         swap_bytes=swap_beyond(request.memory_swap_bytes, request.memory_bytes),
@@ -98,6 +100,7 @@ def swap_beyond(together_bytes: int | None, memory_bytes: int | None) -> int | N
 def updated(spec: dict[str, Any], changes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A container's recorded spec after `vmm update`, and the limits (fields of Limits) among the changes."""
     limits = {key: value for key, value in changes.items() if key not in ("restart", "memory_swap_bytes")}
+    refuse_cpus(limits.get("cpus"), os.cpu_count())
     now = {**spec.get("limits", {}), **limits}
     swap = swap_beyond(changes.get("memory_swap_bytes"), now.get("memory_bytes"))
     if swap is not None:

@@ -240,6 +240,7 @@ def test_sigterm_before_the_start_leaves_nothing(tmp_path: Path) -> None:
         (("--cpuset-cpus", "4000"), "cpuset"),
         (("--ulimit", "nofile=999999999999"), "Operation not permitted"),
         (("--log-opt", "colour=red"), "log option"),
+        (("--cpus", "4096"), f"this host has {os.cpu_count()}"),
     ],
 )
 def test_a_container_s_bad_flag(words: tuple[str, ...], told: str, home: Path) -> None:
