@@ -114,19 +114,28 @@ def _machine(group: argparse._ArgumentGroup) -> None:
 
 
 def _container(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+    for flags in (_container_files, _container_rights, _container_limits, _container_life, _container_spaces):
+        flags(group.add_argument)
+
+
+def _container_files(add: Callable[..., object]) -> None:
     add("--read-only", action="store_true", help="nothing can write to the root file system")
     add("--volumes-from", metavar="NAME[:ro]", action="append", default=[], help="the mounts of another one")
     add("--tmpfs", metavar="DST[:OPTIONS]", action="append", default=[], help="a file system in memory")
+    add("--shm-size", metavar="SIZE", help="size of /dev/shm (64M)")
+    add("--device", metavar="SRC[:DST[:rwm]]", action="append", default=[], help="a device of the host")
+
+
+def _container_rights(add: Callable[..., object]) -> None:
     add("--cap-add", metavar="CAP", action="append", default=[], help="give a capability")
     add("--cap-drop", metavar="CAP", action="append", default=[], help="take a capability, or ALL")
-    add(
-        "--security-opt",
-        metavar="OPT",
-        action="append",
-        default=[],
-        help="seccomp=FILE|unconfined, no-new-privileges",
-    )
+    options = "seccomp=FILE|unconfined, no-new-privileges"
+    add("--security-opt", metavar="OPT", action="append", default=[], help=options)
+    add("--privileged", action="store_true", help="no isolation from the host's devices and kernel")
+    add("--group-add", metavar="GROUP", action="append", default=[], help="one more group of the user")
+
+
+def _container_limits(add: Callable[..., object]) -> None:
     add("--pids-limit", metavar="N", type=int, help="most processes (-1: no limit)")
     add("--memory-swap", metavar="SIZE", help="memory and swap together")
     add("--cpu-shares", metavar="N", type=int, help="weight against neighbours (1024)")
@@ -137,7 +146,12 @@ def _container(group: argparse._ArgumentGroup) -> None:
         what = "bytes" if unit == "bps" else "requests"
         flag, form = f"--device-{way}-{unit}", "/dev/NAME:RATE"
         add(flag, metavar=form, action="append", default=[], help=f"most {what} a second")
-    add("--group-add", metavar="GROUP", action="append", default=[], help="one more group of the user")
+    add("--ulimit", metavar="NAME=SOFT[:HARD]", action="append", default=[], help="a resource limit")
+    add("--sysctl", metavar="K=V", action="append", default=[], help="a kernel setting of its namespaces")
+
+
+def _container_life(add: Callable[..., object]) -> None:
+    add("--init", action="store_true", help="our init reaps and passes signals on")
     add("--restart", metavar="POLICY", default="no", help="no, on-failure[:N], always, unless-stopped")
     add("--health-cmd", metavar="COMMAND", help="asked now and then whether it is well")
     add("--health-interval", metavar="TIME", help="how often (30s)")
@@ -148,18 +162,15 @@ def _container(group: argparse._ArgumentGroup) -> None:
     add("--no-healthcheck", action="store_true", help="not even the image's own")
     log = "max-size (10M), or max-file: how many of them (3)"
     add("--log-opt", metavar="K=V", action="append", default=[], help=log)
+
+
+def _container_spaces(add: Callable[..., object]) -> None:
     add("--userns", metavar="MODE", help="auto: ids of its own on the host")
     add("--pid", metavar="MODE", help="host, or container:NAME")
     add("--ipc", metavar="MODE", help="host, or container:NAME")
     add("--uts", metavar="MODE", help="host")
     add("--time-offset", metavar="TIME", help="a time namespace whose uptime begins that much later")
-    add("--init", action="store_true", help="our init reaps and passes signals on")
     add("--link", metavar="NAME[:ALIAS]", action="append", default=[], help="a neighbour's name inside")
-    add("--device", metavar="SRC[:DST[:rwm]]", action="append", default=[], help="a device of the host")
-    add("--privileged", action="store_true", help="no isolation from the host's devices and kernel")
-    add("--ulimit", metavar="NAME=SOFT[:HARD]", action="append", default=[], help="a resource limit")
-    add("--sysctl", metavar="K=V", action="append", default=[], help="a kernel setting of its namespaces")
-    add("--shm-size", metavar="SIZE", help="size of /dev/shm (64M)")
     add("--add-host", metavar="NAME:ADDRESS", action="append", default=[], help="a line for /etc/hosts")
     add("--dns", metavar="ADDRESS", action="append", default=[], help="a resolver")
 
