@@ -105,9 +105,7 @@ def image_of(name: str) -> str:
 def spec_from(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
     """The machine of a template under a name, with a command and ports of its own."""
     frozen = from_record(dict(templates.load(paths.home(), request.template or "").spec))
-    if request.memory_bytes not in (None, frozen.memory_bytes):
-        why = f"the template has {frozen.memory_bytes >> 20} MiB"
-        raise Usage("cannot change the memory of a frozen machine", why=why, hint="leave --memory out")
+    _refuse_changes(request, frozen)
     own = machine_wiring.outline(request._replace(network=_network(frozen)), image, who)
     disk = replace(frozen.disks[0], path=str(who.folder / "disk.qcow2"))
     nics = tuple(replace(nic, forwards=own.nics[0].forwards) for nic in frozen.nics)
@@ -123,6 +121,53 @@ def spec_from(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
         template=request.template or "",
         keep_identity=request.keep_identity,
     )
+
+
+# What a frozen machine was born with: field -> the flag
+_FIXED = {
+    "machine": "--machine",
+    "arch": "--arch",
+    "kernel": "--kernel",
+    "initrd": "--initrd",
+    "append": "--append",
+    "disk_bytes": "--disk",
+    "disk_format": "--disk-format",
+    "volumes": "-v",
+    "cloud_init": "--cloud-init",
+    "network_config": "--network-config",
+    "ssh_user": "--ssh-user",
+    "ssh_keys": "--ssh-key",
+    "packages": "--package",
+    "write_files": "--write-file",
+    "connect": "--connect",
+    "ip": "--ip",
+    "tpm": "--tpm",
+    "autostart": "--autostart",
+}
+
+
+def _refuse_changes(request: RunRequest, frozen: MachineSpec) -> None:
+    """Raise Usage for what the words ask of a machine that was born otherwise."""
+    from instances.requests import RunRequest as Request
+
+    what, plain = "cannot change a frozen machine", Request(image="")
+    for field, flag in _FIXED.items():
+        if getattr(request, field) != getattr(plain, field):
+            raise Usage(
+                what, flag, "it has what its template has", f"leave {flag} out, or make another template"
+            )
+    same = (
+        ("--memory", request.memory_bytes, frozen.memory_bytes),
+        ("--cpus", request.cpus, frozen.cpus),
+        ("--driver", request.driver, frozen.driver),
+        ("--boot", request.boot, frozen.boot),
+        ("--accel", None if "auto" in (request.accel, frozen.accel) else request.accel, frozen.accel),
+        ("--network", request.network, _network(frozen)),
+    )
+    for flag, asked, had in same:
+        if asked not in (None, had):
+            told = f"{frozen.memory_bytes >> 20} MiB" if flag == "--memory" else had
+            raise Usage(what, flag, f"its template has {told}", f"leave {flag} out")
 
 
 def _network(frozen: MachineSpec) -> str:

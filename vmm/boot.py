@@ -12,7 +12,7 @@ from pathlib import Path
 
 from host.edges import Edges
 from host.errors import Failure
-from vmm import diagnosis
+from vmm import diagnosis, process
 from vmm.channel import Channel, HungUp
 from vmm.monitor import Monitor
 
@@ -37,6 +37,7 @@ class Boot:
         self._serial, self._reap = serial, reap
         self._pidfd = os.pidfd_open(pid)
         self.place = -1  # among the machines that boot at once
+        self.exposed = ""  # to the kernel's OOM killer, until the guest is up: what `shelter` wants
 
     def close(self) -> None:
         """Hang up everywhere; the machine goes on."""
@@ -78,6 +79,9 @@ class Boot:
         if self.place >= 0:
             os.close(self.place)
         self.place = -1
+        if self.exposed:
+            process.shelter(self.pid, self.exposed)
+        self.exposed = ""
 
     def _await(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
         deadline = time.monotonic() + timeout_s

@@ -53,7 +53,7 @@ def _frozen(
 ) -> Template:
     began = time.monotonic()
     spec = live.spec_of(source.spec, folder.name, "", folder)
-    spec = templates.neutral(spec, spec.disks[0].path)
+    spec = replace(templates.neutral(spec, spec.disks[0].path), accel=source.accelerator())
     freeze.reserve(spec.memory_bytes, memory)
     run = templates.builder_run(home, folder.name)
     driver = QemuDriver(folder, run, spec)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from host import paths
 from host.errors import BadData, DeadlinePassed, Failure, InUse, NotFound, WrongState
-from vmm import admission, launch, templates
+from vmm import admission, diagnosis, launch, process, templates
 from vmm.qemu_argv import hostfwd
 from vmm.spec import MachineSpec, replace
 from vmm.templates import Template
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _RENEW_S = 20.0
 _LOAD_S = 20.0
+_LAST_BREATH_S = 2.0
 # Frozen by vmm.freeze: the pid of the sshd whose own pid file we put aside until it has begun anew.
 SSHD_PID = "/run/vmm-sshd.pid"
 _SSHD_PIDFILE = "/run/sshd.pid"
@@ -101,12 +102,23 @@ def _cloned(
     assert started.monitor is not None
     try:
         _load_state(started.monitor, template)
-    except BaseException:
+    except BaseException as failure:
         started.close()
+        killed = isinstance(failure, StateRefused) and _was_killed(started.pid)
         driver.kill()
         driver.release()
+        if killed:  # the state is not to blame
+            raise diagnosis.ended(driver.folder.name, driver.folder, -signal.SIGKILL) from None
         raise
     return started
+
+
+def _was_killed(pid: int) -> bool:
+    """Whether our QEMU ended by SIGKILL, out of memory for example; it had hung up."""
+    try:
+        return process.wait_gone(pid, _LAST_BREATH_S) == -signal.SIGKILL
+    except DeadlinePassed:
+        return False
 
 
 def unpublished(spec: MachineSpec) -> MachineSpec:

@@ -37,7 +37,8 @@ class Confinement(NamedTuple):
             words += [f"--groups={groups}"] if groups else ["--clear-groups"]
             words += ["--bounding-set=-all", "--inh-caps=-all"]
         if dies_with_caller:
-            words.append("--pdeathsig=KILL")
+            # A caller that died before the kernel was told sends no signal: who comes too late goes by himself
+            words += ["--pdeathsig=KILL", "sh", "-c", '[ $PPID = $0 ] && exec "$@"', str(os.getpid())]
         return words
 
     def give(self, path: Path, mode: int = 0o600) -> None:

@@ -126,8 +126,16 @@ def ended(name: str, folder: Path, exit_status: int | None) -> Failure:
         how = f"QEMU was killed by signal {-exit_status}"
     words = [found.sentence if found else f"{how} before the guest was up"]
     words += [said] if said else []
-    hint = found.hint if found else _hint_of_qemu(said)
+    hint = found.hint if found else _HINT_OF_SIGNAL.get(exit_status or 0) or _hint_of_qemu(said)
     return Failure("the machine did not start", name, _told(words, console, found), hint)
+
+
+# SIGKILL and SIGBUS: what the kernel kills QEMU for, where nobody else did.
+_HINT_OF_SIGNAL = {
+    -9: "where nobody killed it, the host (or this cgroup) was out of memory: dmesg; "
+    "give it less with --memory, or stop another machine",
+    -7: "the file system of its memory is full: df /dev/shm; vmm template rm, or stop what fills it",
+}
 
 
 def cut_off(name: str, folder: Path) -> Failure:

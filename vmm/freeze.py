@@ -79,8 +79,8 @@ def _made(
         refused = templates.why_not(spec)
         if refused:
             raise Unsupported("cannot freeze this machine", why=refused)
-        plain = templates.neutral(spec, spec.disks[0].path)
         accel = accel or Machine(folder, folder, spec).accelerator()
+        plain = replace(templates.neutral(spec, spec.disks[0].path), accel=accel)
         up = _freeze(home, plain, accel, folder, memory, boot_timeout_s, spec.command)
         return finish(plain, key, folder, memory, image, began, up)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from host.errors import DeadlinePassed, from_os_error
 
 _F_OFD_GETLK = 36  # fcntl.h; QEMU locks its pidfile with an open file description lock, which names no pid
+_FIRST_TO_END = "1000"
 _FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux
 
 
@@ -90,6 +91,27 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
     """Send a signal; a process that is gone is no error."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def expose(pid: int) -> str:
+    """Make a process the first that the kernel ends where memory is out; what `shelter` wants to undo it.
+
+    A machine that comes up must not cost one that runs its life (proc(5), oom_score_adj).
+    """
+    try:
+        with open("/proc/self/oom_score_adj") as file:
+            own = file.read().strip()
+        with open(f"/proc/{pid}/oom_score_adj", "w") as file:
+            file.write(_FIRST_TO_END)
+    except OSError:
+        return ""
+    return own
+
+
+def shelter(pid: int, as_before: str) -> None:
+    """Undo `expose`; nobody needs a right to come back to what he had."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "w") as file:
+        file.write(as_before)
 
 
 def reap(pid: int) -> int | None:

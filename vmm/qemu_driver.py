@@ -91,6 +91,7 @@ class QemuDriver:
         talk = monitor.Monitor(clients["ctl"], self.folder.name, self.run / monitor.JOURNAL)
         boot = Boot(self.folder, edges, pid, clients["guest"], clients["serial"], talk, process.reap)
         self._boot = boot
+        boot.exposed = process.expose(pid)
         try:
             if self._accounted:
                 self._join_cgroup(pid)

@@ -122,6 +122,8 @@ def neutral(spec: MachineSpec, disk: str) -> MachineSpec:
         # free page reporting of one clone would punch holes into the memory file of all (QEMU 7.2: even
         # where the mapping is private)
         balloon=False,
+        # where memory can be plugged libvirt makes all of it itself, and has no word for a file at our path
+        max_memory_bytes=0 if spec.driver == "libvirt" else spec.max_memory_bytes,
         ephemeral=False,
         template="",
     )

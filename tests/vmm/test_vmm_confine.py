@@ -50,6 +50,22 @@ def test_each_word_takes_something_away(word: str) -> None:
     assert rights([*words[:at], *instead, *words[at + 1 :]]) != NOTHING
 
 
+def test_it_does_not_outlive_a_caller_that_died_before_the_kernel_knew_of_it() -> None:
+    need("root")
+    late = ["sh", "-c", 'sleep 0.5; exec "$@"', "sh"]
+    line = "from vmm.confine import Confinement; import subprocess, time\n"
+    line += f"words = [*{late}, *Confinement(64901, 64901).prefix(True), 'sleep', '60']\n"
+    line += "print(subprocess.Popen(words).pid, flush=True); time.sleep(60)"
+    caller = subprocess.Popen([sys.executable, "-c", line], stdout=subprocess.PIPE, text=True)
+    assert caller.stdout is not None
+    pid = int(caller.stdout.readline())
+    caller.kill()
+    caller.wait()
+    caller.stdout.close()
+    time.sleep(1.5)
+    assert not _runs(pid)
+
+
 def test_it_dies_with_its_caller_where_asked() -> None:
     need("root")
     for asked in (True, False):
