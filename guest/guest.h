@@ -35,6 +35,7 @@ int network(const char *words); /* an errno, 0 when it is set */
 void loopback_up(void);
 
 /* requests.c: an errno each, 0 when it is done */
+extern int random_fd; /* /dev/urandom, open before anything is frozen: a clone is reseeded first of all */
 int reseed(const char *bytes, uint32_t length);
 int put_file(char *payload, uint32_t length);
 int signal_pidfile(uint32_t signal_number, const char *path);

@@ -15,14 +15,13 @@
 #include <time.h>
 #include <unistd.h>
 
+int random_fd = -1;
+
 int reseed(const char *bytes, uint32_t length) {
     struct { int entropy_bits, size; char bytes[256]; } pool = {(int)length * 8, (int)length, {0}};
     if (!length || length > sizeof pool.bytes) return EINVAL;
     memcpy(pool.bytes, bytes, length);
-    int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
-    int error = fd < 0 || ioctl(fd, RNDADDENTROPY, &pool) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0 ? errno : 0;
-    if (fd >= 0) close(fd);
-    return error;
+    return ioctl(random_fd, RNDADDENTROPY, &pool) < 0 || ioctl(random_fd, RNDRESEEDCRNG) < 0 ? errno : 0;
 }
 
 /* mode, uid, gid (u32 each), PATH NUL, bytes: replaced as a whole, parents made. */

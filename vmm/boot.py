@@ -3,6 +3,7 @@ greeting."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -12,9 +13,12 @@ from pathlib import Path
 
 from host.edges import Edges
 from host.errors import Failure
-from vmm import diagnosis, process
+from vmm import diagnosis, ports, process
 from vmm.channel import Channel, HungUp
+from vmm.launch import CHANNELS
 from vmm.monitor import Monitor
+
+_CLAIM_S = 5.0
 
 
 class Boot:
@@ -35,9 +39,20 @@ class Boot:
         self.monitor = monitor
         self.cloned = False  # of a template: its kernel and init began long ago, so t5 and t6 are not its own
         self._serial, self._reap = serial, reap
+        self._owned = contextlib.ExitStack()
         self._pidfd = os.pidfd_open(pid)
         self.place = -1  # among the machines that boot at once
         self.exposed = ""  # to the kernel's OOM killer, until the guest is up: what `shelter` wants
+
+    def own(self, run: Path) -> None:
+        """Keep other commands off the first channel until `close`."""
+        self._owned.enter_context(ports.claim(run, CHANNELS[0], _CLAIM_S))
+
+    def leave_monitor(self) -> None:
+        """Let other commands speak to the control monitor."""
+        if self.monitor is not None:
+            self.monitor.close()
+        self.monitor = None
 
     def close(self) -> None:
         """Hang up everywhere; the machine goes on."""
@@ -45,6 +60,7 @@ class Boot:
         for one in (self.channel, self.monitor, self._serial):
             if one is not None:
                 one.close()
+        self._owned.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
         self.channel = self.monitor = self._serial = None

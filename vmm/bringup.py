@@ -62,12 +62,8 @@ def told(machine: Machine, booting: Boot) -> Channel:
 
 def again(machine: Machine) -> None:
     """See the guest up once more after its reset button was pressed, and its command begun anew."""
-    from vmm import process
-    from vmm.channel import Channel
-
     (machine.run_dir / "ready").unlink(missing_ok=True)
-    with Channel(process.call(machine.run_dir / "guest")) as channel:
-        channel.hello(boot_timeout_s())
+    with machine.channel(boot_timeout_s()) as channel:
         _tell(machine, channel)
         if machine.spec.command_mode:
             channel.start_main(main_request(machine.spec))

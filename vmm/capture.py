@@ -12,7 +12,7 @@ from pathlib import Path
 from host import commands
 from host.edges import Edges
 from host.errors import InUse, Unsupported
-from vmm import freeze, launch, live, templates
+from vmm import freeze, launch, live, ports, templates
 from vmm.admission import boot_timeout_s
 from vmm.machine import Machine
 from vmm.monitor import Monitor
@@ -58,7 +58,7 @@ def _frozen(
     run = templates.builder_run(home, folder.name)
     driver = QemuDriver(folder, run, spec)
     how = launch.here(run, folder, source.accelerator(), spec.arch)
-    how = replace(how, memory_file=str(memory), incoming=True)
+    how = replace(how, memory_file=str(memory), incoming=True, ports=ports.plugged(monitor, spec))
     monitor.execute("stop")
     try:
         live.copy_disks(source.spec, spec)
@@ -80,4 +80,4 @@ def _frozen(
         monitor.execute("cont")
     # QEMU looked at each page for zeros before it left it out: a look at a hole of a tmpfs fills it
     commands.run(("fallocate", "--dig-holes", str(memory)), "cannot shrink the memory", timeout_s=60)
-    return freeze.finish(spec, "", folder, memory, image, began, began)
+    return freeze.finish(spec, "", folder, memory, image, began, began, how.ports)

@@ -91,6 +91,7 @@ def _cloned(
     spec = driver.spec
     how = launch.here(driver.run, driver.folder, accel, spec.arch)
     how = replace(how, memory_file=str(template.memory), memory_private=True, incoming=True)
+    how = replace(how, ports=template.ports)
     driver.spec = unpublished(spec)
     try:
         started = admission.boot(
@@ -142,15 +143,14 @@ def _load_state(monitor: Monitor, template: Template) -> None:
     """Let QEMU read the devices' state; the state itself says that the guest runs on. Raises StateRefused."""
     state = os.open(template.state, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        monitor.execute("migrate-set-capabilities", {"capabilities": [templates.LEAVE_MEMORY_OUT]})
-        monitor.execute("getfd", {"fdname": "state"}, fd=state)
-        monitor.execute("migrate-incoming", {"uri": "fd:state"})
-        deadline = time.monotonic() + _LOAD_S
-        while (said := monitor.execute("query-migrate").get("status")) != "completed":
-            if said == "failed" or time.monotonic() > deadline:
-                raise StateRefused("cannot load the state of the template", template.name, f"it is {said}")
-            time.sleep(0.0005)
-    except WrongState as ended:  # QEMU hung up: a state that it cannot read ends it
+        orders = (
+            ("migrate-set-capabilities", {"capabilities": [templates.LEAVE_MEMORY_OUT]}),
+            ("getfd", {"fdname": "state"}),
+            ("migrate-incoming", {"uri": "fd:state"}),
+        )
+        monitor.execute_all(orders, state)
+        monitor.await_running(_LOAD_S)
+    except (WrongState, DeadlinePassed) as ended:  # QEMU hung up: a state that it cannot read ends it
         raise StateRefused("cannot load the state of the template", template.name, ended.why) from None
     finally:
         os.close(state)

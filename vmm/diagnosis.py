@@ -116,9 +116,14 @@ def last_lines(text: str, count: int = _SHOWN_LINES) -> str:
     return "\n".join([line for line in text.splitlines() if line.strip()][-count:])
 
 
+def _without_news(text: str) -> str:
+    """QEMU's words without what it says when nothing is wrong: that it takes up a connection."""
+    return "\n".join(line for line in text.splitlines() if ": info: " not in line)
+
+
 def ended(name: str, folder: Path, exit_status: int | None) -> Failure:
     """The Failure for a machine whose QEMU ended before the guest was up."""
-    said = last_lines(tail(folder / "qemu.log"), 6)
+    said = last_lines(_without_news(tail(folder / "qemu.log")), 6)
     console = tail(folder / "serial.log")
     found = classify(console)
     how = f"QEMU ended with {exit_status}" if exit_status else "QEMU ended"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from vmm import ports
 from vmm.kernel_line import kernel_line
 from vmm.launch import CHANNELS, Launch
 from vmm.qemu_argv import (
@@ -232,6 +233,8 @@ def _serial(devices: Element, launch: Launch) -> None:
 
 def _controllers(devices: Element, spec: MachineSpec) -> None:
     controller = SubElement(devices, "controller", {"type": "virtio-serial", "index": "0"})
+    if spec.boot == "microvm":
+        controller.set("ports", str(ports.MOST))
     _mmio(controller, spec)
     SubElement(devices, "controller", {"type": "usb", "model": "none"})
     if spec.spare_ports:

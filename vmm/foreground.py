@@ -63,6 +63,7 @@ def _converse(machine: Machine, boot: Boot, channel: Channel, stdio: Stdio, on_o
     try:
         id_ = channel.begin(request, frames.MAKE_CWD)
         boot.await_helper(admission.boot_timeout_s())
+        boot.leave_monitor()  # QEMU serves one client at a time: pause, or the port of an exec, must get in
         return channel.run(request, stdio, begun=id_, on_output=on_output)
     except HungUp:
         from vmm import diagnosis

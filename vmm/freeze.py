@@ -216,11 +216,19 @@ def save_state(monitor: Monitor, state: int) -> None:
 
 
 def finish(
-    spec: MachineSpec, key: str, folder: Path, memory: Path, image: str, began: float, up: float
+    spec: MachineSpec,
+    key: str,
+    folder: Path,
+    memory: Path,
+    image: str,
+    began: float,
+    up: float,
+    ports: tuple[str, ...] = (),
 ) -> Template:
     """Make the disk that clones stand on and write the record.
 
-    `began` is when the work did, `up` when the machine had booted (monotonic).
+    `began` is when the work did, `up` when the machine had booted (monotonic); `ports` are those that it had
+    besides those of its birth.
     """
     disk = folder / "disk.qcow2"
     disk.chmod(0o444)
@@ -243,6 +251,7 @@ def finish(
         created_unix_s=templates.now_unix_s(),
         took_s=round(time.monotonic() - began, 3),
         after_boot_s=round(time.monotonic() - up, 3),
+        ports=ports,
         files={**templates.fingerprint(folder, memory), **templates.foundations(spec)},
         spec=spec.to_record(),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from host import records
+from vmm import ports
 from vmm.spec import MachineSpec, replace
 
 if TYPE_CHECKING:
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 
 
 class Hardware(NamedTuple):
-    """Memory and processors: `memory_bytes` and `cpus` from birth, the others as QEMU lists them."""
+    """Memory, processors and ports: `memory_bytes` and `cpus` from birth, the others as QEMU lists them."""
 
     memory_bytes: int
     cpus: int
     dimms: tuple[dict[str, Any], ...] = ()
     plugged_cpus: tuple[dict[str, Any], ...] = ()
+    ports: tuple[str, ...] = ()
+    is_clone: bool | None = None  # its memory has a name of its own; None: kept by a vmm that did not ask
 
     def born(self, spec: MachineSpec) -> MachineSpec:
         """The spec with what the machine was born with."""
@@ -32,8 +35,10 @@ class Hardware(NamedTuple):
 def of(machine: Machine) -> Hardware:
     """The hardware of the running machine, as QEMU tells it."""
     spec = machine.spec
-    if not (spec.max_memory_bytes or spec.max_cpus):
-        return Hardware(spec.memory_bytes, spec.cpus)  # it has no place to plug anything in
+    if not (spec.max_memory_bytes or spec.max_cpus):  # it has no place to plug anything else in
+        return Hardware(
+            spec.memory_bytes, spec.cpus, ports=ports.of(machine.driver), is_clone=_has_backend(machine)
+        )
     base = int(machine.execute("query-memory-size-summary")["base-memory"])
     dimms = tuple(
         dict(one["data"]) for one in machine.execute("query-memory-devices") if one["type"] == "dimm"
@@ -44,7 +49,11 @@ def of(machine: Machine) -> Hardware:
         for one in sorted(slots, key=lambda one: str(one["qom-path"]))
         if one["qom-path"].startswith("/machine/peripheral/")
     )
-    return Hardware(base, len(slots) - len(plugged), dimms, plugged)
+    return Hardware(base, len(slots) - len(plugged), dimms, plugged, is_clone=_has_backend(machine))
+
+
+def _has_backend(machine: Machine) -> bool:
+    return any(one.get("id") == "ram" for one in machine.execute("query-memdev"))
 
 
 def keep(machine: Machine, tag: str) -> None:
@@ -58,12 +67,23 @@ def kept(folder: Path, tag: str) -> Hardware | None:
         told = records.read(_path(folder, tag))
     except FileNotFoundError:
         return None
-    return Hardware(told["memory_bytes"], told["cpus"], tuple(told["dimms"]), tuple(told["plugged_cpus"]))
+    return Hardware(
+        told["memory_bytes"],
+        told["cpus"],
+        tuple(told["dimms"]),
+        tuple(told["plugged_cpus"]),
+        tuple(told.get("ports", ())),
+        told.get("is_clone"),
+    )
 
 
 def fits(machine: Machine, tag: str) -> bool:
     """Whether the running machine's hardware is still that of the snapshot."""
-    return kept(machine.folder, tag) in (None, of(machine))
+    before = kept(machine.folder, tag)
+    if before is None:
+        return True
+    now = of(machine)
+    return before == (now if before.is_clone is not None else now._replace(is_clone=None))
 
 
 def drop(machine: Machine, tag: str) -> None:

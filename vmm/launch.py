@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-# A virtio-serial port serves one client: the first channel is its owner's, the others are for `vmm exec`.
+# A virtio-serial port serves one client: the first channel is its owner's, as long as there is one.
 CHANNELS = ("guest", "guest.1", "guest.2", "guest.3")
-SOCKETS = ("ctl", "query", "serial", *CHANNELS)
+SOCKETS = ("ctl", "query", "serial")
 
 
 class Launch(NamedTuple):
@@ -16,6 +16,7 @@ class Launch(NamedTuple):
 
     `run` holds the sockets, `folder` what stays; `fds` maps a socket (or `net0`...) to the descriptor that
     QEMU inherits; empty, as in a printed plan, QEMU makes the sockets by path. `tsc_khz` 0 means unknown.
+    `ports` are those of the machine whose state it takes over; empty: those of its birth (vmm.ports).
     """
 
     run: str
@@ -29,10 +30,18 @@ class Launch(NamedTuple):
     memory_file: str = ""
     memory_private: bool = False
     bridges: tuple[tuple[str, str, str], ...] = ()
+    ports: tuple[str, ...] = ()
 
     def fd(self, name: str) -> int | None:
         """The descriptor handed over under `name`, or None."""
         return dict(self.fds).get(name)
+
+    def on_empty_file(self, size_bytes: int) -> Launch:
+        """The same with memory by the name that a clone's has in its state, over a file that stays empty."""
+        memory = Path(self.folder, "memory")
+        memory.touch(0o600)
+        os.truncate(memory, size_bytes)
+        return self._replace(memory_file=str(memory), memory_private=True)
 
 
 def host_tsc_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
@@ -48,11 +57,6 @@ def host_tsc_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
         if line.startswith("bogomips"):
             return round(float(line.split(":")[1]) * 500)
     return 0
-
-
-def sockets_in(run: Path) -> dict[str, Path]:
-    """Where each socket of a machine lies."""
-    return {name: run / name for name in SOCKETS}
 
 
 def here(run: Path, folder: Path, accel: str, arch: str = "x86_64") -> Launch:

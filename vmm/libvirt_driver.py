@@ -168,7 +168,9 @@ class LibvirtDriver(QemuDriver):
                     "the machine ended at once", self.folder.name, hint="virsh dominfo, its log in libvirt"
                 )
             guest, serial = (process.call(self.run / name) for name in ("guest", "serial"))
-            return Boot(self.folder, edges, pid, guest, serial, self._monitor(domain))
+            boot = Boot(self.folder, edges, pid, guest, serial, self._monitor(domain))
+            boot.own(self.run)
+            return boot
         except BaseException:
             with contextlib.suppress(libvirt.libvirtError):
                 domain.destroy()

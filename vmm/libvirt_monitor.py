@@ -7,6 +7,8 @@ processes that an `exec:` migration would need, and no path of ours has to be kn
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,21 @@ class DomainMonitor(Monitor):
     def fileno(self) -> int:
         """None that anyone could wait for: libvirt has greeted QEMU."""
         return -1
+
+    def execute_all(
+        self, orders: Iterable[tuple[str, dict[str, Any]]], fd: int | None = None, timeout_s: float = 5.0
+    ) -> None:
+        """The commands one after the other: libvirt passes on one at a time."""
+        for command, arguments in orders:
+            self.execute(command, arguments, timeout_s, fd if command == "getfd" else None)
+
+    def await_running(self, timeout_s: float) -> None:
+        """Wait until an incoming state is read; libvirt keeps QEMU's events for itself, so it is asked."""
+        deadline = time.monotonic() + timeout_s
+        while (said := self.execute("query-migrate").get("status")) != "completed":
+            if said == "failed" or time.monotonic() > deadline:
+                raise WrongState("cannot load the state into", self.name, f"it is {said}")
+            time.sleep(0.0005)
 
     def execute(
         self,

@@ -17,7 +17,7 @@ from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, Unsupported, WrongState
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import clones, launch, templates
+from vmm import clones, launch, ports, templates
 from vmm.admission import boot_timeout_s
 from vmm.boot import Boot
 from vmm.channel import Channel
@@ -68,7 +68,7 @@ def clone(source: Machine, folder: Path, run: Path, spec: MachineSpec) -> float:
         monitor.execute("stop")
         try:
             copy_disks(source.spec, spec)
-            boot = _incoming(target, source.accelerator(), spec, has_backend(monitor))
+            boot = _incoming(target, source.accelerator(), spec, monitor)
             try:
                 assert boot.monitor is not None
                 hand_over(monitor, boot.monitor)
@@ -101,13 +101,11 @@ def has_backend(source: Monitor) -> bool:
     return any(one.get("id") == "ram" for one in source.execute("query-memdev"))
 
 
-def _incoming(target: QemuDriver, accel: str, spec: MachineSpec, backend: bool) -> Boot:
+def _incoming(target: QemuDriver, accel: str, spec: MachineSpec, source: Monitor) -> Boot:
     how = replace(launch.here(target.run, target.folder, accel, spec.arch), incoming=True)
-    if backend and not spec.cloneable:
-        memory = target.folder / "memory"  # stays empty: the mapping is private
-        memory.touch(0o600)
-        os.truncate(memory, spec.memory_bytes)
-        how = replace(how, memory_file=str(memory), memory_private=True)
+    how = replace(how, ports=ports.plugged(source, spec))
+    if has_backend(source) and not spec.cloneable:
+        how = how.on_empty_file(spec.memory_bytes)
     bare = target.spec
     target.spec = clones.unpublished(spec)
     try:

@@ -13,7 +13,7 @@ from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, WrongState
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import access, bringup, process
+from vmm import access, bringup, ports, process
 from vmm.spec import FIRMWARE_BOOTS, Forward, MachineSpec, check, replace
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Machine:
             if access.has_helper(self):
                 channel = bringup.helper(self, boot)
                 if self.spec.command_mode:
+                    ports.plug(self.driver, *ports.FILES)
                     channel.start_main(bringup.main_request(self.spec))
             bringup.note_address(self)
             phases.keep(self.run_dir, edges)
@@ -109,6 +110,9 @@ class Machine:
         how = replace(self.driver.here(self.accelerator()), paused=True)
         kept = hardware.kept(self.folder, tag)
         if kept:
+            how = replace(how, ports=kept.ports)
+            if kept.is_clone and not self.spec.cloneable:
+                how = how.on_empty_file(self.spec.memory_bytes)
             self.driver = _driver(self.folder, self.run_dir, kept.born(self.spec))
         boot = self.driver.boot(how.accel, Edges(), False, how)
         try:
@@ -295,7 +299,6 @@ class Machine:
     def channel(self, timeout_s: float = 10.0) -> Iterator[Channel]:
         """A channel to the guest helper that nobody else uses, greeted; raises Failure where there is
         none."""
-        from host.records import lock
         from vmm.channel import Channel
         from vmm.launch import CHANNELS
 
@@ -303,12 +306,13 @@ class Machine:
             raise WrongState(
                 "cannot reach", self.folder.name, "it does not run", f"vmm start {self.folder.name}"
             )
-        for name in CHANNELS[1:]:
+        for name in CHANNELS:
             with contextlib.ExitStack() as held:
                 try:
-                    held.enter_context(lock(self.run_dir / f"{name}.lock", wait_s=0))
+                    held.enter_context(ports.claim(self.run_dir, name))
                 except DeadlinePassed:
                     continue
+                ports.plug(self.driver, name)
                 channel = held.enter_context(Channel(process.call(self.run_dir / name)))
                 channel.hello(timeout_s)
                 yield channel

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, Unsupported, WrongState
 from host.linux.cgroup import Cgroup
-from vmm import confine, forwards, launch, process, templates
+from vmm import confine, forwards, launch, ports, process, templates
 from vmm.monitor import Monitor
 from vmm.qemu_driver import QemuDriver
 from vmm.spec import Forward, MachineSpec, replace
@@ -118,11 +118,9 @@ def _forwards(source: QemuDriver) -> tuple[Forward, ...]:
 
 def _listening(target: _Target, accel: str, source: Monitor) -> Any:
     how = replace(launch.here(target.run, target.folder, accel, target.spec.arch), incoming=True, paused=True)
+    how = replace(how, ports=ports.plugged(source, target.spec))
     if any(one.get("id") == "ram" for one in source.execute("query-memdev")):  # a clone's, called by its name
-        memory = target.folder / "memory"  # stays empty: the mapping is private
-        memory.touch(0o600)
-        os.truncate(memory, target.spec.memory_bytes)
-        how = replace(how, memory_file=str(memory), memory_private=True)
+        how = how.on_empty_file(target.spec.memory_bytes)
     return target.boot(accel, Edges(), False, how)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from vmm import ports
 from vmm.kernel_line import kernel_line
 from vmm.launch import CHANNELS, Launch
 from vmm.spec import Disk, MachineSpec, Nic, Share
@@ -143,7 +144,10 @@ def _pflash(node: str, path: str, read_only: bool) -> list[str]:
 def _socket(name: str, launch: Launch, more: str = "") -> list[str]:
     fd = launch.fd(name)
     where = f"path={escape(launch.run)}/{name}" if fd is None else f"fd={fd}"
-    return ["-chardev", f"socket,id={name},{where},server=on,wait=off{more}"]
+    # We called before QEMU began, so it need not wait. A port that is born connected, as the frozen one was,
+    # spares a clone's guest the news of a connection.
+    wait = "on" if fd is not None and name == CHANNELS[0] else "off"
+    return ["-chardev", f"socket,id={name},{where},server=on,wait={wait}{more}"]
 
 
 def _monitors(launch: Launch) -> list[str]:
@@ -159,20 +163,22 @@ def _serial(spec: MachineSpec, launch: Launch) -> list[str]:
 
 
 def _ports(spec: MachineSpec, launch: Launch) -> list[str]:
-    words = ["-device", f"virtio-serial-{bus(spec)},id=ports"]
-    for name in CHANNELS:
-        words += [*_socket(name, launch), *_port(name, f"vmm.{name}")]
-    if spec.command_mode:
-        for name, append in (("log", "on"), ("status", "off")):
+    most = f",max_ports={ports.MOST}" if ports.on_demand(spec) else ""
+    words = ["-device", f"virtio-serial-{bus(spec)},id=ports{most}"]
+    for name in launch.ports or ports.born(spec):
+        if name in ports.FILES:
+            append = "on" if name == "log" else "off"
             path = escape(f"{launch.folder}/{name}")
-            words += ["-chardev", f"file,id={name},path={path},append={append}", *_port(name, f"vmm.{name}")]
-    if spec.agent:
-        words += [*_socket("agent", launch), *_port("agent", "org.qemu.guest_agent.0")]
+            words += ["-chardev", f"file,id={name},path={path},append={append}"]
+        else:
+            words += _socket(name, launch)
+        words += ["-device", _device(ports.properties(spec, name))]
     return words
 
 
-def _port(chardev: str, name: str) -> list[str]:
-    return ["-device", f"virtserialport,bus=ports.0,chardev={chardev},name={name}"]
+def _device(properties: dict[str, object]) -> str:
+    driver, *others = properties.items()
+    return ",".join([str(driver[1]), *(f"{key}={value}" for key, value in others)])
 
 
 def _entropy(spec: MachineSpec) -> list[str]:

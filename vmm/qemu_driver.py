@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from host import paths
 from host.edges import Edges
 from host.errors import HostUnfit, WrongState
-from vmm import confine, launch, networking, process
+from vmm import confine, launch, networking, ports, process
 from vmm.launch import Launch
 from vmm.qemu_argv import argv, joined
 from vmm.spec import MachineSpec, replace
@@ -66,13 +66,12 @@ class QemuDriver:
         self._lay_out(who)
         if how and how.memory_file:
             who.give(Path(how.memory_file))  # of a template too: it may have been frozen by a QEMU of root's
-        names = [name for name in self._sockets()]
-        listeners = process.listen(self.run, names)
+        how = how or launch.here(self.run, self.folder, accel, self.spec.arch)
+        listeners = process.listen(self.run, self._sockets(how.ports))
         joined = networking.Joined(self.spec)
         try:
             self._start_sidecars(who)
             joined = networking.join(self.spec, self.folder.name, taps=True)
-            how = how or launch.here(self.run, self.folder, accel, self.spec.arch)
             inherited = (*how.fds, *joined.fds, *((name, one.fileno()) for name, one in listeners.items()))
             words = argv(joined.spec, replace(how, fds=inherited))
             clients = {name: process.call(self.run / name) for name in ("ctl", "serial", "guest")}
@@ -90,6 +89,7 @@ class QemuDriver:
 
         talk = monitor.Monitor(clients["ctl"], self.folder.name, self.run / monitor.JOURNAL)
         boot = Boot(self.folder, edges, pid, clients["guest"], clients["serial"], talk, process.reap)
+        boot.own(self.run)
         self._boot = boot
         boot.exposed = process.expose(pid)
         try:
@@ -120,8 +120,10 @@ class QemuDriver:
         except FileNotFoundError:
             raise HostUnfit("cannot start the machine", why=f"{words[0]} is not installed") from None
 
-    def _sockets(self) -> tuple[str, ...]:
-        return (*launch.SOCKETS, "agent") if self.spec.agent else launch.SOCKETS
+    def _sockets(self, given: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """The names of its sockets at birth, where it takes over the `given` ports or has its own."""
+        own = (name for name in given or ports.born(self.spec) if name not in ports.FILES)
+        return (*launch.SOCKETS, *own)
 
     def _needs(self) -> list[str]:
         spec = self.spec

@@ -29,7 +29,7 @@ from host.errors import (
     WrongState,
 )
 from host.sizes import format_bytes
-from vmm import hardware
+from vmm import hardware, templates
 
 if TYPE_CHECKING:
     from vmm.machine import Machine
@@ -93,6 +93,7 @@ def create(machine: Machine, tag: str, memory: bool, progress: Progress = _silen
 
 def _create(machine: Machine, tag: str, memory: bool, running: bool, progress: Progress) -> None:
     if memory:
+        _with_all_memory(machine)
         nodes = live_nodes(machine)
         _job(machine, "snapshot-save", {"tag": tag, "vmstate": nodes[0], "devices": nodes}, progress)
     elif running:
@@ -137,8 +138,17 @@ def restore(machine: Machine, tag: str, progress: Progress = _silent) -> None:
 
 def load(machine: Machine, tag: str, progress: Progress = _silent) -> None:
     """Load disks and memory into the machine's QEMU."""
+    kept = hardware.kept(machine.folder, tag)
+    if kept and kept.is_clone:
+        _with_all_memory(machine)
     nodes = live_nodes(machine)
     _job(machine, "snapshot-load", {"tag": tag, "vmstate": nodes[0], "devices": nodes}, progress)
+
+
+def _with_all_memory(machine: Machine) -> None:
+    """A clone of a template left its memory out once: QEMU keeps that, and writes it into the state."""
+    whole = {**templates.LEAVE_MEMORY_OUT, "state": False}
+    machine.execute("migrate-set-capabilities", {"capabilities": [whole]})
 
 
 def delete(machine: Machine, tag: str, progress: Progress = _silent) -> None:

@@ -31,7 +31,10 @@ LEAVE_MEMORY_OUT = {"capability": "x-ignore-shared", "state": True}
 
 
 class Template(NamedTuple):
-    """A frozen machine on disk; `files` holds name -> (size, mtime ns) as they were when it was frozen."""
+    """A frozen machine on disk; `files` holds name -> (size, mtime ns) as they were when it was frozen.
+
+    `ports` are the names of its virtio-serial ports; empty: those of its birth.
+    """
 
     name: str
     key: str
@@ -46,6 +49,7 @@ class Template(NamedTuple):
     after_boot_s: float
     files: dict[str, tuple[int, int]]
     spec: dict[str, object]
+    ports: tuple[str, ...] = ()
 
     @property
     def state(self) -> Path:
@@ -201,6 +205,7 @@ def load(home: Path, name: str) -> Template:
         after_boot_s=record.get("after_boot_s", 0.0),  # not in records before 2026-11
         files={file: (told[0], told[1]) for file, told in record["files"].items()},
         spec=record["spec"],
+        ports=tuple(record.get("ports", ())),
     )
 
 
