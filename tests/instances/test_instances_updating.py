@@ -84,19 +84,22 @@ def test_more_processors_than_the_host_has_are_refused(vmm: CommandLine) -> None
     assert "cpus" not in vmm.inspect("u")["spec"].get("limits", {})
 
 
-def test_follow_hears_the_last_words_of_a_run_whose_user_reads_slowly(vmm: CommandLine) -> None:
-    """Two pipes of 64 KiB lie between the command and its user: it ends long before the log is whole."""
-    script = "for i in $(seq 120); do head -c 1000 /dev/zero | tr '\\0' x; done"
-    size, words = 120_000, ["run", "--name", "u", "tiny", "sh", "-c", script]
-    with subprocess.Popen(vmm.argv(*words), env=vmm.env, stdout=subprocess.PIPE) as run:
-        until(lambda: "u" in vmm.ls() and state(vmm) == "exited", "the command's end")
-        follow = vmm.argv("logs", "-f", "u")
-        with subprocess.Popen(follow, env=vmm.env, stdout=subprocess.PIPE) as logs:
-            time.sleep(1)
-            assert run.stdout is not None
-            assert logs.stdout is not None
-            assert len(run.stdout.read()) == size
-            assert len(logs.stdout.read()) == size
+def test_follow_hears_the_last_words_of_a_run_that_takes_them_down_late(vmm: CommandLine) -> None:
+    script = "until [ -e /go ]; do sleep 0.1; done; head -c 3000 /dev/zero | tr '\\0' x"
+    words = vmm.argv("run", "--name", "u", "tiny", "sh", "-c", script)
+    with subprocess.Popen(words, env=vmm.env, stdout=subprocess.PIPE) as run:
+        until(lambda: "u" in vmm.ls() and state(vmm) == "running", "its start")
+        run.send_signal(signal.SIGSTOP)
+        try:
+            vmm.ok("exec", "u", "touch", "/go")
+            until(lambda: state(vmm) == "exited", "the command's end")
+            follow = vmm.argv("logs", "-f", "u")
+            with subprocess.Popen(follow, env=vmm.env, stdout=subprocess.PIPE) as logs:
+                time.sleep(1)
+                run.send_signal(signal.SIGCONT)
+                assert len(logs.communicate()[0]) == len(run.communicate()[0]) == 3000
+        finally:
+            run.send_signal(signal.SIGCONT)
     assert (run.returncode, logs.returncode) == (0, 0)
 
 
