@@ -25,6 +25,7 @@ from host.errors import DeadlinePassed, Failure, NotFound
 from host.exec_request import ExecRequest
 from images import bootable, debian, packages
 from vmm import access, console_shell, ssh
+from vmm.launch import CHANNELS
 from vmm.machine import Machine
 from vmm.spec import from_record, replace
 
@@ -155,7 +156,7 @@ def test_another_host_key_is_refused_and_no_other_way_hides_it(guest: CommandLin
 def test_when_the_helper_is_busy_exec_goes_by_ssh_and_says_so(guest: CommandLine) -> None:
     it = machine_of(NAME)
     with contextlib.ExitStack() as held:
-        for _ in range(3):
+        for _ in CHANNELS:
             held.enter_context(it.channel())
         done = guest.run("exec", NAME, "sh", "-c", "echo $SSH_CONNECTION; exit 3")
     assert done.returncode == 3
