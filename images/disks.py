@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -99,7 +100,22 @@ def make_ext4(root: Path, path: Path, size_bytes: int, seed: str, offset_bytes: 
     extended = f"{place}{tables},lazy_journal_init=1,nodiscard,root_owner=0:0,hash_seed={uuid}"
     # orphan_file: since 1.47 a default, which kernels before 5.15 refuse to mount.
     features = "^metadata_csum_seed,^orphan_file" if young else "^metadata_csum_seed"
-    argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-U", uuid, "-m", "0", "-b", str(_BLOCK_BYTES)]
+    argv = [
+        *_as_root(),
+        "mke2fs",
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-L",
+        "root",
+        "-U",
+        uuid,
+        "-m",
+        "0",
+        "-b",
+        str(_BLOCK_BYTES),
+    ]
     argv += [
         "-I",
         "256",
@@ -116,6 +132,18 @@ def make_ext4(root: Path, path: Path, size_bytes: int, seed: str, offset_bytes: 
     ]
     with _full_disk_told():
         commands.run(argv, "cannot make the file system", env={**os.environ, **_fixed_time()})
+
+
+def _as_root() -> list[str]:
+    """What an ordinary user's mke2fs runs under: the files that were unpacked as his are root's in there.
+
+    The program's own words are kept where it is missing, or where user namespaces are off.
+    """
+    become = ["unshare", "--map-root-user"]
+    if os.geteuid() == 0 or not all(map(shutil.which, ("unshare", "mke2fs"))):
+        return []
+    tried = subprocess.run([*become, "true"], capture_output=True, check=False)
+    return [] if tried.returncode else become
 
 
 @contextlib.contextmanager
