@@ -56,8 +56,14 @@ def told(machine: Machine, booting: Boot) -> Channel:
     first, and one turn of a guest whose code is cold costs milliseconds.
     """
     channel = _renewed(machine, booting) if booting.cloned else booting.await_helper(boot_timeout_s())
-    _tell(machine, channel)
+    _tell(machine, channel, booting.cloned)
     return channel
+
+
+def tell_name_server(channel: Channel, spec: MachineSpec) -> None:
+    """Write where QEMU's user network answers names; a template has that from before it was frozen."""
+    if any(nic.kind == "user" for nic in spec.nics):
+        channel.put("/etc/resolv.conf", USER_NETWORK_DNS)
 
 
 def again(machine: Machine) -> None:
@@ -69,13 +75,13 @@ def again(machine: Machine) -> None:
             channel.start_main(main_request(machine.spec))
 
 
-def _tell(machine: Machine, channel: Channel) -> None:
+def _tell(machine: Machine, channel: Channel, cloned: bool = False) -> None:
     spec = machine.spec
     if not spec.command_mode:
         _let_us_in(machine, channel)
         _renew_identity(machine, channel)
-    elif any(nic.kind == "user" for nic in spec.nics):
-        channel.put("/etc/resolv.conf", USER_NETWORK_DNS)
+    elif not cloned:
+        tell_name_server(channel, spec)
     if spec.command_mode and any(nic.kind in ("network", "libvirt") for nic in spec.nics):
         from vmm import networking
 

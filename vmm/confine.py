@@ -37,7 +37,7 @@ class Confinement(NamedTuple):
             words += [f"--groups={groups}"] if groups else ["--clear-groups"]
             words += ["--bounding-set=-all", "--inh-caps=-all"]
         if dies_with_caller:
-            # A caller that died before the kernel was told sends no signal: who comes too late goes by himself
+            # A caller that died before the kernel was told sends no signal: who comes too late ends itself
             words += ["--pdeathsig=KILL", "sh", "-c", '[ $PPID = $0 ] && exec "$@"', str(os.getpid())]
         return words
 

@@ -15,7 +15,7 @@ from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, InUse, Unsupported, from_os_error
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import admission, clones, forwards, launch, readiness, templates
+from vmm import admission, bringup, clones, forwards, launch, readiness, templates
 from vmm.boot import Boot
 from vmm.channel import Channel
 from vmm.monitor import Monitor
@@ -120,7 +120,7 @@ def _freeze(
     try:
         boot = admission.boot(run.parent, boot_timeout_s, lambda: driver.boot(accel, Edges(), True, how))
         try:
-            return _save(boot, folder / "state", boot_timeout_s, likely)
+            return _save(boot, folder / "state", boot_timeout_s, spec, likely)
         finally:
             boot.close()
     finally:
@@ -143,7 +143,7 @@ def reserve(size_bytes: int, memory: Path) -> None:
         raise from_os_error(what, error, str(memory)) from None
 
 
-def _save(boot: Boot, state: Path, boot_timeout_s: float, likely: Command) -> float:
+def _save(boot: Boot, state: Path, boot_timeout_s: float, spec: MachineSpec, likely: Command) -> float:
     channel = boot.await_helper(boot_timeout_s)
     assert boot.monitor is not None
     system_mode = channel.greeting is not None and channel.greeting.system_mode
@@ -152,7 +152,9 @@ def _save(boot: Boot, state: Path, boot_timeout_s: float, likely: Command) -> fl
     up = time.monotonic()
     if system_mode:
         prepare_sshd(channel)
-    elif likely.argv:
+    else:
+        bringup.tell_name_server(channel, spec)
+    if likely.argv and not system_mode:
         path = next((word[5:] for word in likely.env if word.startswith("PATH=")), "")
         channel.warm(path, likely.argv[0])
         with contextlib.suppress(Failure):  # a command that is not there will say so itself
