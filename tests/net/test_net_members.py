@@ -20,7 +20,7 @@ from net_lab import Member
 from host import paths
 from host.errors import Failure, InUse, NotFound, Usage
 from host.linux import net
-from host.linux.net import members, netlink, networks, nftables
+from host.linux.net import addresses, members, netlink, networks, nftables
 from host.linux.net.ports import Port
 
 Make = Callable[[], Member]
@@ -374,6 +374,35 @@ def test_subnet_of_the_host_is_refused(lab: Path) -> None:
         _plain_bridge(socket_, "upbr")
     with pytest.raises(InUse, match="device upbr has"):
         networks.create(lab, "lan", subnet="192.0.2.0/25")
+
+
+def _taken(subnet: str) -> None:
+    """Somebody else's interface with an address in the subnet."""
+    subprocess.run(["ip", "link", "add", "other0", "type", "bridge"], check=True)
+    subprocess.run(["ip", "addr", "add", subnet.replace(".0/", ".9/"), "dev", "other0"], check=True)
+    subprocess.run(["ip", "link", "set", "other0", "up"], check=True)
+
+
+def test_the_default_network_moves_where_somebody_took_its_subnet(
+    lab: Path, member: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    old = networks.load(lab, "bridge")
+    _taken(str(old.subnet))
+    one, other = member(), member()
+    first, second = _attach(lab, "one", one), _attach(lab, "other", other)
+    moved = networks.load(lab, "bridge")
+    assert not moved.subnet.meets(old.subnet)
+    assert capfd.readouterr().err.count(f"moves from {old.subnet} to {moved.subnet}: other0 has") == 1
+    assert moved.subnet.holds(addresses.parse(first.ip))
+    assert _reaches(one, second.ip)
+
+
+def test_a_network_of_the_users_does_not_move(lab: Path, member: Make) -> None:
+    network = networks.create(lab, "lan")
+    _taken(str(network.subnet))
+    with pytest.raises(InUse, match="other0 has"):
+        _attach(lab, "one", member(), "lan")
+    assert networks.load(lab, "lan").subnet == network.subnet
 
 
 def test_two_homes_share_a_host(lab: Path, tmp_path: Path, member: Make, ended: Ended) -> None:

@@ -38,8 +38,7 @@ def attach(
 
     All or nothing. Raises NotFound (no such network), InUse (address, name or port), Usage, NetlinkFailed.
     """
-    network = networks.load(home, network_name)
-    with networks.held(network):
+    with networks.joining(home, network_name) as network:
         lease = claim(network, member, "veth", interface, ip, mac, aliases)
         try:
             _wire(network, lease, netns_fd)

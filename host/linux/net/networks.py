@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -187,6 +188,31 @@ def held(network: Network) -> Iterator[None]:
     """Hold the network's lock: leases, bridge and rules of it change under it only."""
     with records.lock(network.folder / "lock"):
         yield
+
+
+@contextlib.contextmanager
+def joining(home: Path, name: str) -> Iterator[Network]:
+    """The network, held, for a member that comes.
+
+    The default one moves first where it is down and somebody took its subnet meanwhile.
+    """
+    network = load(home, name)
+    with held(network):
+        down = name == DEFAULT and not netlink.index_of(network.bridge)
+        yield _moved(network) if down else network
+
+
+def _moved(network: Network) -> Network:
+    taker = next((f"{name} has {one}" for name, one in _routes() if one.meets(network.subnet)), "")
+    if not taker or network.reserved or any(lease.alive() for lease in network.leases.all()):
+        return network
+    with records.lock(paths.ensure(network.home / "networks") / ".lock"):
+        moved = network._replace(subnet=_place(network.home, ""))
+        records.write(folder_of(network.home, network.name) / "network.json", moved.to_record())
+    sys.stderr.write(
+        f"vmm: the network {network.name!r} moves from {network.subnet} to {moved.subnet}: {taker} now\n"
+    )
+    return moved
 
 
 def is_up(network: Network) -> bool:

@@ -42,8 +42,7 @@ def tap(
 
     Raises as `attach` does, and HostUnfit without /dev/net/tun.
     """
-    network = networks.load(home, network_name)
-    with networks.held(network):
+    with networks.joining(home, network_name) as network:
         lease = members.claim(network, member, "tap", "eth0", ip, mac, aliases)
         fd = -1
         try:
@@ -92,8 +91,7 @@ def reserve(
 
     It stands until `detach`, or until the instance's folder is gone.
     """
-    network = networks.load(home, network_name)
-    with networks.held(network):
+    with networks.joining(home, network_name) as network:
         lease = members.claim(network, member, "reserved", "eth0", ip, mac, aliases, link)
         try:
             network.leases.name(lease)
