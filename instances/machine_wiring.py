@@ -10,7 +10,18 @@ from host import paths
 from host.errors import NotFound, Unsupported, Usage
 from instances import names, seeding, volumes
 from instances.command import argv_of, environment
-from vmm.spec import FIRMWARE_BOOTS, KERNEL_BOOTS, Command, Disk, Forward, MachineSpec, Nic, Share, check
+from vmm.spec import (
+    FIRMWARE_BOOTS,
+    KERNEL_BOOTS,
+    Command,
+    Disk,
+    Forward,
+    MachineSpec,
+    Nic,
+    Share,
+    check,
+    replace,
+)
 
 if TYPE_CHECKING:
     from images.at_hand import GuestKernel
@@ -63,24 +74,13 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
     init = argv[0] if argv[0] in INITS else None
     if init is None:
         seeding.refuse_without_init(request)
+    if request.autostart:
+        _refuse_autostart(request, init is not None, who)
     arch = _architecture(request, image)
     boot = _firmware(request, image) if image.disk else request.boot or _default_boot(request, init, arch)
-    # A disk of ours has no boot loader: the firmware, too, gets its kernel from QEMU.
-    loaded = boot in KERNEL_BOOTS or not image.disk
     hostname = request.hostname or who.name.replace("_", "-").replace(".", "-")
-    memory_bytes, cpus = request.memory_bytes or (512 << 20 if init else 256 << 20), _whole_cpus(request.cpus)
-    # Hotplug needs places that a machine is born with; a microvm and a command have no use for them.
-    roomy = boot != "microvm" and init is not None and arch == "x86_64"
     driver, uri = _driver(request)
-    if request.autostart and (init is None or request.network not in (None, "user", "none")):
-        why = (
-            "nobody would tell it its command"
-            if init is None
-            else "its network is made by vmm's next command"
-        )
-        hint = "--autostart is for /sbin/init on QEMU's own network (--network user)"
-        raise Unsupported("cannot start with the host", who.name, why, hint)
-    return MachineSpec(
+    bare = MachineSpec(
         name=who.name,
         uuid=f"{who.id[:8]}-{who.id[8:12]}-4{who.id[13:16]}-8{who.id[17:20]}-{who.id[20:32]}",
         driver=driver,
@@ -89,32 +89,62 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
         arch=arch,
         boot=boot,
         machine=request.machine or "",
-        memory_bytes=memory_bytes,
-        max_memory_bytes=4 * memory_bytes if roomy else 0,
-        cpus=cpus,
-        max_cpus=max(4, 2 * cpus) if roomy else 0,
-        balloon=roomy and not request.cloneable,
+        memory_bytes=request.memory_bytes or (512 << 20 if init else 256 << 20),
+        cpus=_whole_cpus(request.cpus),
         cloneable=request.cloneable,
-        kernel=files.kernel if loaded else "",
-        initrd=files.initrd if loaded else "",
         append=request.append or "",
-        root="/dev/vda" if loaded and not image.kernel else "",
         init=init,
         hostname=hostname,
         command=_command(request, image, argv, hostname),
-        disks=_disks(request, image, files),
-        nics=_nics(request, init is not None),
-        seed=files.seed,
-        ssh_user=seeding.login(request, image),
-        agent=init is not None,
-        shares=_shares(request, loaded and not image.kernel),
-        spare_ports=0 if boot == "microvm" else 4,
-        vmgenid="auto" if arch == "x86_64" and _knows_vmgenid(request, boot, loaded) else "",
-        tpm=request.tpm,
         autostart=request.autostart,
         ephemeral=request.rm,
         template="" if image.disk or arch != "x86_64" else _template(request),
     )
+    return _equipped(_roomy(bare), request, image, files)
+
+
+def _roomy(spec: MachineSpec) -> MachineSpec:
+    """With the places that hotplug needs from birth; a microvm and a command have no use for them."""
+    if spec.boot == "microvm" or spec.init is None or spec.arch != "x86_64":
+        return spec
+    return replace(
+        spec,
+        max_memory_bytes=4 * spec.memory_bytes,
+        max_cpus=max(4, 2 * spec.cpus),
+        balloon=not spec.cloneable,
+    )
+
+
+def _equipped(spec: MachineSpec, request: RunRequest, image: Image, files: Files) -> MachineSpec:
+    """With its kernel and its devices."""
+    # A disk of ours has no boot loader: the firmware, too, gets its kernel from QEMU.
+    loaded = spec.boot in KERNEL_BOOTS or not image.disk
+    system_mode = spec.init is not None
+    vmgenid = spec.arch == "x86_64" and _knows_vmgenid(request, spec.boot, loaded)
+    return replace(
+        spec,
+        kernel=files.kernel if loaded else "",
+        initrd=files.initrd if loaded else "",
+        root="/dev/vda" if loaded and not image.kernel else "",
+        disks=_disks(request, image, files),
+        nics=_nics(request, system_mode),
+        seed=files.seed,
+        ssh_user=seeding.login(request, image),
+        agent=system_mode,
+        shares=_shares(request, loaded and not image.kernel),
+        spare_ports=0 if spec.boot == "microvm" else 4,
+        vmgenid="auto" if vmgenid else "",
+        tpm=request.tpm,
+    )
+
+
+def _refuse_autostart(request: RunRequest, system_mode: bool, who: Identity) -> None:
+    """Raise Unsupported for a machine that cannot start without us."""
+    if system_mode and request.network in (None, "user", "none"):
+        return
+    why = "its network is made by vmm's next command" if system_mode else "nobody would tell it its command"
+    hint = "--autostart is for /sbin/init on QEMU's own network (--network user)"
+    raise Unsupported("cannot start with the host", who.name, why, hint)
 
 
 def _knows_vmgenid(request: RunRequest, boot: str, loaded: bool) -> bool:
