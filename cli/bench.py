@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from bench.core.sample import Sample
     from bench.core.summary import Row
 
+    Words = argparse._SubParsersAction[argparse.ArgumentParser]
+
 
 class Conditions(NamedTuple):
     """What --fail-if asks, and the rows that its `base` comes from."""
@@ -54,6 +56,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     one = words.add_parser("resume", help="go on with an interrupted campaign")
     one.add_argument("out", type=Path, nargs="?", default=Path("out/demo"), help="folder of the results")
     one.add_argument("--cluster", metavar="tcp://HOST:PORT", help="go on over a cluster")
+    _reading_words(words)
+
+
+def _reading_words(words: Words) -> None:
+    """What is done with results that are there."""
     one = words.add_parser("compare", help="two results, or the odd blocks of one against its even blocks")
     one.add_argument("results", type=Path, nargs="+", help="one or two result folders or files")
     one.add_argument(
