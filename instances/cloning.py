@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from host.errors import Unsupported, WrongState
-from instances import events, kinds, registry
+from instances import events, kinds, names, registry
 
 if TYPE_CHECKING:
     from instances.registry import Instance
@@ -29,12 +29,8 @@ def clone(source: Instance, name: str, live: bool, full: bool = False) -> tuple[
     spec = from_record(source.spec)
     with registry.held(source), registry.claim(name) as (identity, name, folder):
         machine = kinds.backend(source)
-        runs = machine.state() in kinds.RUNNING
-        if runs != live:
-            hint = "--live clones a running machine" if runs else "leave --live out"
-            raise WrongState("cannot clone", source.name, f"it is {machine.state()}", hint)
-        uuid = f"{identity[:8]}-{identity[8:12]}-4{identity[13:16]}-8{identity[17:20]}-{identity[20:32]}"
-        made = running.spec_of(spec, name, uuid, folder)
+        _check_state(source.name, machine.state(), live)
+        made = running.spec_of(spec, name, names.uuid_of(identity), folder)
         if live:
             away_s = running.clone(cast("Machine", machine), folder, registry.run_of(name), made)
         else:
@@ -57,3 +53,10 @@ def clone(source: Instance, name: str, live: bool, full: bool = False) -> tuple[
             bringup.note_address(cast("Machine", kinds.backend(new)))
         events.happened("cloned", name, new.kind, of=source.name)
         return new, away_s
+
+
+def _check_state(name: str, state: str, live: bool) -> None:
+    runs = state in kinds.RUNNING
+    if runs != live:
+        hint = "--live clones a running machine" if runs else "leave --live out"
+        raise WrongState("cannot clone", name, f"it is {state}", hint)

@@ -82,7 +82,7 @@ def machine_spec(request: RunRequest, image: Image, who: Identity, files: Files)
     driver, uri = _driver(request)
     bare = MachineSpec(
         name=who.name,
-        uuid=f"{who.id[:8]}-{who.id[8:12]}-4{who.id[13:16]}-8{who.id[17:20]}-{who.id[20:32]}",
+        uuid=names.uuid_of(who.id),
         driver=driver,
         uri=uri,
         accel=request.accel or os.environ.get("VMM_ACCEL") or "auto",

@@ -188,7 +188,7 @@ def _settled(
         return str(folder / str(word))
 
     left_out = tuple(f"the shared folder {one['source']}" for one in told.get("shares", ()))
-    uuid = f"{identity[:8]}-{identity[8:12]}-4{identity[13:16]}-8{identity[17:20]}-{identity[20:32]}"
+    uuid = names.uuid_of(identity)
     spec = {**told, **{field: here(told.get(field)) for field in _SPEC_FILES}}
     spec |= {"disks": [{**disk, "path": here(disk.get("path"))} for disk in told.get("disks", ())]}
     spec |= {

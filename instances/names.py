@@ -55,6 +55,11 @@ def new_id() -> str:
     return os.urandom(32).hex()
 
 
+def uuid_of(identity: str) -> str:
+    """The UUID that firmware and libvirt know a machine by: its id in the form of a random one (RFC 4122)."""
+    return f"{identity[:8]}-{identity[8:12]}-4{identity[13:16]}-8{identity[17:20]}-{identity[20:32]}"
+
+
 def short(identity: str) -> str:
     """The first digits of an id, as lists show it."""
     return identity[:SHORT_ID]
