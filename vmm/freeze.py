@@ -15,7 +15,7 @@ from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, InUse, Unsupported, from_os_error
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import admission, bringup, clones, forwards, launch, readiness, templates
+from vmm import admission, bringup, clones, forwards, launch, ports, readiness, templates
 from vmm.boot import Boot
 from vmm.channel import Channel
 from vmm.monitor import Monitor
@@ -82,7 +82,7 @@ def _made(
         accel = accel or Machine(folder, folder, spec).accelerator()
         plain = replace(templates.neutral(spec, spec.disks[0].path), accel=accel)
         up = _freeze(home, plain, accel, folder, memory, boot_timeout_s, spec.command)
-        return finish(plain, key, folder, memory, image, began, up)
+        return finish(plain, key, folder, memory, image, began, up, ports.frozen(plain))
 
 
 @contextlib.contextmanager
@@ -116,7 +116,9 @@ def _freeze(
     reserve(spec.memory_bytes, memory)
     run = templates.builder_run(home, folder.name)
     driver = Machine(folder, run, spec).driver
-    how = replace(launch.here(run, folder, accel, spec.arch), memory_file=str(memory))
+    how = replace(
+        launch.here(run, folder, accel, spec.arch), memory_file=str(memory), ports=ports.frozen(spec)
+    )
     try:
         boot = admission.boot(run.parent, boot_timeout_s, lambda: driver.boot(accel, Edges(), True, how))
         try:
@@ -225,12 +227,12 @@ def finish(
     image: str,
     began: float,
     up: float,
-    ports: tuple[str, ...] = (),
+    named: tuple[str, ...] = (),
 ) -> Template:
     """Make the disk that clones stand on and write the record.
 
-    `began` is when the work did, `up` when the machine had booted (monotonic); `ports` are those that it had
-    besides those of its birth.
+    `began` is when the work did, `up` when the machine had booted (monotonic); `named` are its ports, where
+    those are not the ones of its birth.
     """
     disk = folder / "disk.qcow2"
     disk.chmod(0o444)
@@ -253,7 +255,7 @@ def finish(
         created_unix_s=templates.now_unix_s(),
         took_s=round(time.monotonic() - began, 3),
         after_boot_s=round(time.monotonic() - up, 3),
-        ports=ports,
+        ports=named,
         files={**templates.fingerprint(folder, memory), **templates.foundations(spec)},
         spec=spec.to_record(),
     )

@@ -48,6 +48,14 @@ def born(spec: MachineSpec) -> tuple[str, ...]:
     return (CHANNELS[0], *agent) if on_demand(spec) else (*CHANNELS, *files, *agent)
 
 
+def frozen(spec: MachineSpec) -> tuple[str, ...]:
+    """The names of the ports that a template is made with; empty: those of its birth.
+
+    What a detached clone writes to is among them: queues plugged in later would be each clone's own memory.
+    """
+    return (*born(spec), *FILES) if on_demand(spec) and spec.command_mode else ()
+
+
 def properties(spec: MachineSpec, name: str) -> dict[str, Any]:
     """One port as QEMU's device: what `-device` and `device_add` are told of it."""
     shown = _AGENT if name == "agent" else f"vmm.{name}"

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from host import paths, records
 from host.errors import BadData, InUse, NotFound
 from images.blobs import sha256
-from vmm import launch
+from vmm import launch, ports
 from vmm.qemu_argv import argv
 from vmm.spec import KERNEL_BOOTS, Command, Forward, MachineSpec, replace
 
@@ -146,7 +146,7 @@ def key(spec: MachineSpec, accel: str, base: tuple[str, int]) -> str:
     """
     path, size_bytes = base
     how = launch.here(Path("RUN"), Path("FOLDER"), accel, spec.arch)
-    words = argv(neutral(spec, path), how)
+    words = argv(neutral(spec, path), replace(how, ports=ports.frozen(spec)))
     files = [_found(how.qemu), spec.kernel, spec.initrd, path]
     told = [f"{file} {_identity(file)}" for file in files]
     text = "\0".join([spec.driver, *words, *told, str(size_bytes)])
