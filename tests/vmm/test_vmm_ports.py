@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from capabilities import need
@@ -19,6 +20,7 @@ from host.stdio import Stdio
 from instances import kinds, registry, runs
 from instances.requests import RunRequest
 from vmm import ports, templates
+from vmm.launch import CHANNELS
 from vmm.machine import Machine
 
 pytestmark = pytest.mark.machine
@@ -55,7 +57,7 @@ def vmm(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
 
 
-def said(*command: str, **more: object) -> str:
+def said(*command: str, **more: Any) -> str:
     """The output of a command in a new machine."""
     read_end, write_end = os.pipe()
     null = os.open(os.devnull, os.O_RDWR)
@@ -105,9 +107,9 @@ def test_four_commands_at_once_and_the_fifth_is_told(running: str) -> None:
     with ThreadPoolExecutor(4) as threads:
         words = ("exec", running, "sh", "-c", "sleep 2; echo done")
         assert [one.stdout for one in threads.map(lambda _: vmm(*words), range(4))] == ["done\n"] * 4
-    assert sorted(ports_of(running)) == sorted(f"vmm.{name}" for name in (*ports.CHANNELS, *ports.FILES))
+    assert sorted(ports_of(running)) == sorted(f"vmm.{name}" for name in (*CHANNELS, *ports.FILES))
     with ExitStack() as held:
-        for _ in ports.CHANNELS:
+        for _ in CHANNELS:
             held.enter_context(machine_of(running).channel())
         with pytest.raises(Failure, match="all its channels are in use"):
             held.enter_context(machine_of(running).channel())
