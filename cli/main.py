@@ -108,10 +108,17 @@ def entry() -> NoReturn:
     gc.set_threshold(50_000)  # what a command imports lives to its end: looking through it finds nothing
     _load_pathlib()
     status = main()
-    # Threads, and what else took long to load, are taken down in order.
-    if sys.argv[1:2] and sys.argv[1] in IN_A_HURRY and "threading" not in sys.modules:
+    if sys.argv[1:2] and sys.argv[1] in IN_A_HURRY and not _has_threads():
         os._exit(_flushed(status))
     sys.exit(status)
+
+
+def _has_threads() -> bool:
+    """Whether others than ours live, or something is to be done at the end: those are taken down in order."""
+    import atexit
+
+    threading = sys.modules.get("threading")
+    return bool(atexit._ncallbacks() or (threading and threading.active_count() > 1))
 
 
 def _load_pathlib() -> None:

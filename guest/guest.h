@@ -45,6 +45,9 @@ int set_time(const char *payload, uint32_t length);
 /* boot.c */
 _Noreturn void boot(char *self);
 
+/* confine.c: becomes the program behind the words, or comes back with 125, 126, 127 */
+int confine(char **words);
+
 /* hold.c */
 int init_or_hold(char **argv);
 int hold_usage(void);

@@ -1,9 +1,10 @@
-/* vmm-guest: one static program, four places.
+/* vmm-guest: one static program, five places.
  *
  *   /init of a machine's initramfs   loads modules, mounts the root, then serves the channel as pid 1 (command
  *                                    mode) or beside the image's own init (system mode, vmm.init=)
  *   vmm-guest init [--mark] -- CMD   reaper for containers and for the bench: forwards signals, gives the status on
  *   vmm-guest launch FD              makes a container and becomes its command (launch.c)
+ *   vmm-guest confine [...] -- CMD   drops a program's rights before it begins (confine.c)
  *   vmm-guest hold [...] -- CMD      the same as init, and writes the status to a descriptor, with a terminal if asked
  *
  * The image needs nothing: no shell, no libc, no /dev. The frames are told in PROTOCOL.md beside this file.
@@ -15,6 +16,7 @@
 #include <grp.h>
 #include <limits.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -240,8 +242,28 @@ static int open_pipe(int *ours, int *theirs, bool to_child) {
     return fcntl(*ours, F_SETFL, O_NONBLOCK);
 }
 
+/* The spare: a process that shares our memory, as a child of vfork(2) does, and waits for its command since before a
+ * machine was frozen: a clone, whose code is all cold, need not make one. What was opened later is not in its table. */
+static struct {
+    pid_t pid; /* 0: there is none */
+    int ours[3], theirs[3], null; /* stdin, stdout, stderr */
+    int go, wait, gone, going;    /* we write to `go`; `gone` ends once it executes or dies */
+    struct command *command;
+} spare;
+
+static bool fits_spare(const struct command *c) { return spare.pid && !(c->flags & TTY); }
+
+static int open_spare(struct command *c, struct exec *e) {
+    if (c->flags & WITH_STDIN) e->in = spare.ours[0], c->child[0] = spare.theirs[0], close(spare.null);
+    else c->child[0] = spare.null, close(spare.ours[0]), close(spare.theirs[0]);
+    e->out = spare.ours[1], c->child[1] = spare.theirs[1];
+    e->err = spare.ours[2], c->child[2] = spare.theirs[2];
+    return 0;
+}
+
 static int open_stdio(struct command *c, struct exec *e) {
     if (c->flags & TTY) return open_terminal(c, e);
+    if (fits_spare(c)) return open_spare(c, e);
     if (!(c->flags & WITH_STDIN)) c->child[0] = fcntl(null_fd, F_DUPFD_CLOEXEC, 3);
     else if (open_pipe(&e->in, &c->child[0], true) < 0) return -1;
     return open_pipe(&e->out, &c->child[1], false) < 0 ? -1 : open_pipe(&e->err, &c->child[2], false);
@@ -273,13 +295,16 @@ static int exec_by_path(struct command *c) {
 static const char *failed_at; /* set by the child: vfork(2) shares our memory until it execs */
 static int failed_errno;
 
-/* In the child, with our rights until setuid; `what` names the step for the host's error. */
-static int become(struct command *c) {
+static void leave_us(void) {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL); /* vfork shares memory, not handlers; an ignored signal would stay so after exec */
     setsid();
+}
+
+/* In the child, with our rights until setuid; `failed_at` names the step for the host's error. */
+static int become(struct command *c) {
     for (int fd = 0; fd < 3; fd++)
         if (dup2(c->child[fd], fd) < 0) return failed_at = "open the descriptors of", errno;
     if (c->flags & TTY) ioctl(0, TIOCSCTTY, 0);
@@ -294,13 +319,58 @@ static int become(struct command *c) {
     return exec_by_path(c);
 }
 
+static int be_spare(void *unused) {
+    char go;
+    (void)unused;
+    leave_us();
+    if (read(spare.wait, &go, 1) == 1) failed_errno = become(spare.command);
+    _exit(127);
+}
+
+static void make_spare(void) {
+    static char stack[32 << 10] __attribute__((aligned(16)));
+    if (spare.pid || !untouched) return;
+    spare.null = fcntl(null_fd, F_DUPFD_CLOEXEC, 3);
+    for (int fd = 0; fd < 3; fd++)
+        if (open_pipe(&spare.ours[fd], &spare.theirs[fd], fd == 0) < 0) return; /* nothing is lost but time */
+    if (open_pipe(&spare.go, &spare.wait, true) < 0 || open_pipe(&spare.gone, &spare.going, false) < 0) return;
+    fcntl(spare.gone, F_SETFL, 0); /* that one we wait for */
+    spare.pid = clone(be_spare, stack + sizeof stack, CLONE_VM | SIGCHLD, NULL);
+    if (spare.pid < 0) spare.pid = 0;
+    close(spare.wait), close(spare.going);
+}
+
+/* Without a command: a terminal cannot be given to it, as it was opened later. */
+static void drop_spare(void) {
+    kill(spare.pid, SIGKILL);
+    waitpid(spare.pid, NULL, 0);
+    for (int fd = 0; fd < 3; fd++) close(spare.ours[fd]), close(spare.theirs[fd]);
+    close(spare.null), close(spare.go), close(spare.gone);
+    spare.pid = 0;
+}
+
+/* As vfork(2): on our way again once it executes, or has failed to. */
+static pid_t spend_spare(struct command *c) {
+    pid_t pid = spare.pid;
+    char none;
+    spare.command = c, spare.pid = 0;
+    if (write(spare.go, "g", 1) == 1)
+        while (read(spare.gone, &none, 1) < 0 && errno == EINTR) {}
+    close(spare.go), close(spare.gone);
+    return pid;
+}
+
+static pid_t fork_for(struct command *c) {
+    pid_t pid = vfork();
+    if (pid) return pid;
+    leave_us();
+    failed_errno = become(c);
+    _exit(127);
+}
+
 static pid_t spawn(struct command *c) {
     failed_errno = 0;
-    pid_t pid = vfork();
-    if (pid == 0) {
-        failed_errno = become(c);
-        _exit(127);
-    }
+    pid_t pid = fits_spare(c) ? spend_spare(c) : fork_for(c);
     if (pid > 0 && failed_errno) waitpid(pid, NULL, 0);
     if (pid < 0) failed_at = "fork for", failed_errno = errno;
     return failed_errno ? 0 : pid;
@@ -316,6 +386,7 @@ static void start(struct port *p, struct exec *e, uint32_t id, struct command *c
     e->pid = 0, e->id = id, e->port = p, e->flags = c->flags;
     e->sink = c->flags & LOG ? open_log() : p;
     e->ring = c->flags & (WITH_STDIN | TTY) ? malloc(WINDOW) : NULL;
+    if (spare.pid && !fits_spare(c)) drop_spare();
     if (!resolve_user(c->user, &c->who)) failed_at = "find in /etc/passwd and /etc/group the user of", failed_errno = ENOENT;
     else if (open_stdio(c, e) < 0) failed_at = "open the descriptors of", failed_errno = errno;
     else e->pid = spawn(c);
@@ -522,7 +593,7 @@ static void dispatch(struct port *p, const struct header *h, char *payload) {
     case NETWORK: return done(p, h->id, network(payload), "set the address");
     case PUT: return done(p, h->id, put_file(payload, n), "write the file");
     case PIDFILE: return done(p, h->id, n > 4 ? signal_pidfile(word, payload + 4) : EINVAL, "signal the daemon");
-    case WARM: return done(p, h->id, n ? warm(payload, payload + strlen(payload) + 1) : EINVAL, "warm the command");
+    case WARM: return make_spare(), done(p, h->id, n ? warm(payload, payload + strlen(payload) + 1) : EINVAL, "warm the command");
     case SYNC: return sync(), done(p, h->id, 0, "sync");
     case POWEROFF: return done(p, h->id, 0, "power off"), (void)flush_port(p), power(word);
     default: return done(p, h->id, ENOSYS, "know the request");
@@ -650,6 +721,7 @@ _Noreturn void serve(void) {
 int main(int argc, char **argv) {
     if (argc > 1 && (strcmp(argv[1], "init") == 0 || strcmp(argv[1], "hold") == 0)) return init_or_hold(argv + 2);
     if (argc > 2 && strcmp(argv[1], "launch") == 0) return launch(atoi(argv[2]));
+    if (argc > 2 && strcmp(argv[1], "confine") == 0) return confine(argv + 2);
     if (argc > 2 && strcmp(argv[1], "shelter") == 0) return shelter(argv[2]);
     if (getpid() != 1) return hold_usage();
     boot(argv[0]);

@@ -1,4 +1,4 @@
-"""QEMU as nobody in particular: which user it drops to, and the setpriv(1) words that take it there.
+"""QEMU as nobody in particular: which user it drops to, and the words of setpriv(1) that take it there.
 
 Root starts QEMU as the system user `vmm` (where somebody made one), or as an unnamed uid where there is none.
 It gets no capability and no way to gain one; of the host's files it may read what everybody may, and write
@@ -12,6 +12,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+from host import paths
 
 USER = "vmm"
 # Above Debian's dynamic users, below nobody: no package of Debian has it (base-passwd's list of reserved
@@ -29,17 +31,21 @@ class Confinement(NamedTuple):
     note: str = ""
 
     def prefix(self, dies_with_caller: bool) -> list[str]:
-        """The words before QEMU's own that drop rights and, where asked, tie its life to the caller's."""
-        words = ["setpriv", "--no-new-privs"]
+        """The words before QEMU's own that drop rights and, where asked, tie its life to the caller's.
+
+        They are setpriv(1)'s, in the order in which each is still allowed; our helper obeys them (confine.c),
+        as setpriv costs a start 4 ms and cannot look whether the caller lives.
+        """
+        words = [str(paths.guest_helper()), "confine"]
         if self.uid is not None:
             groups = ",".join(map(str, self.groups))
-            words += [f"--reuid={self.uid}", f"--regid={self.gid}"]
             words += [f"--groups={groups}"] if groups else ["--clear-groups"]
             words += ["--bounding-set=-all", "--inh-caps=-all"]
-        if dies_with_caller:
-            # A caller that died before the kernel was told sends no signal: who comes too late ends itself
-            words += ["--pdeathsig=KILL", "sh", "-c", '[ $PPID = $0 ] && exec "$@"', str(os.getpid())]
-        return words
+            words += [f"--regid={self.gid}", f"--reuid={self.uid}"]
+        words.append("--no-new-privs")
+        # Last, as a change of user makes the kernel forget it (prctl(2), PR_SET_PDEATHSIG).
+        words += [f"--dies-with={os.getpid()}"] if dies_with_caller else []
+        return [*words, "--"]
 
     def give(self, path: Path, mode: int = 0o600) -> None:
         """Make one file of the instance's own QEMU's."""
@@ -50,8 +56,8 @@ class Confinement(NamedTuple):
             path.chmod(mode)
 
 
-def confinement(paths: Iterable[str], kvm: bool, user: tuple[int, int] | None = None) -> Confinement:
-    """The user for a machine that needs `paths`; root stays root, with a note, where one is closed to that
+def confinement(files: Iterable[str], kvm: bool, user: tuple[int, int] | None = None) -> Confinement:
+    """The user for a machine that needs `files`; root stays root, with a note, where one is closed to that
     user."""
     if os.geteuid():
         return Confinement()
@@ -61,7 +67,7 @@ def confinement(paths: Iterable[str], kvm: bool, user: tuple[int, int] | None = 
         return Confinement(
             note="QEMU runs as root: /dev/kvm is closed to groups; chgrp kvm /dev/kvm; chmod 660 /dev/kvm"
         )
-    for path in paths:
+    for path in files:
         blocked = closed_to(Path(path), uid, (gid,))
         if blocked:
             return Confinement(

@@ -11,6 +11,8 @@ _QUIET = ("quiet", "loglevel=1")
 # Nobody loads a policy where one command is all that runs, and each exec would pass by AppArmor and TOMOYO:
 # 4 % of the code that a clone runs, all of it cold.
 _NO_POLICIES = "lsm=landlock,yama"
+# Nor do sessions compete there, and a watch for lockups wakes an idle guest every four seconds.
+_ALONE = ("noautogroup", "nowatchdog")
 _LEAN = (
     "i8042.noaux",
     "i8042.nomux",
@@ -24,7 +26,7 @@ _LEAN = (
 def kernel_line(spec: MachineSpec, launch: Launch) -> str:
     """The whole `-append` text of a machine whose kernel QEMU loads."""
     words = [f"console={console(spec)}", "panic=-1"]
-    words += (*_QUIET, _NO_POLICIES) if spec.command_mode else ()
+    words += (*_QUIET, _NO_POLICIES, *_ALONE) if spec.command_mode else ()
     if spec.arch == "x86_64":
         words += ["reboot=t", *_LEAN]
     words += _for_tcg(spec, launch)

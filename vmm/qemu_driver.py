@@ -34,7 +34,7 @@ class QemuDriver:
         self.folder, self.run, self.spec = folder, run, spec
         self._boot: Boot | None = None
         self._asked: socket.socket | None = None
-        self._accounted = True
+        self._short_lived = False
 
     # ---- plan ----
 
@@ -60,8 +60,9 @@ class QemuDriver:
 
     def _start(self, accel: str, edges: Edges, dies_with_us: bool, how: Launch | None) -> Boot:
         paths.ensure(self.run, 0o755)
-        # Joining one holds a process up that makes its threads just then, for 10 ms: an RCU grace period
-        self._accounted = not (dies_with_us and self.spec.ephemeral)
+        # Such a one joins no cgroup: that holds a process up that makes its threads just then, for 10 ms (an
+        # RCU grace period)
+        self._short_lived = dies_with_us and self.spec.ephemeral
         who = confine.confinement(self._needs(), accel == "kvm")
         self._lay_out(who)
         if how and how.memory_file:
@@ -93,7 +94,7 @@ class QemuDriver:
         self._boot = boot
         boot.exposed = process.expose(pid)
         try:
-            if self._accounted:
+            if not self._short_lived:
                 self._join_cgroup(pid)
             boot.await_monitor(_GREETING_S)
         except BaseException:
@@ -116,7 +117,7 @@ class QemuDriver:
         with contextlib.suppress(FileNotFoundError):
             (self.folder / "qemu.log").unlink()
         try:
-            return process.spawn(words, inherit, self.folder / "qemu.log")
+            return process.spawn(words, inherit, self.folder / "qemu.log", self._short_lived)
         except FileNotFoundError:
             raise HostUnfit("cannot start the machine", why=f"{words[0]} is not installed") from None
 
@@ -292,7 +293,7 @@ class QemuDriver:
             for path in self.run.iterdir():
                 path.unlink()
             self.run.rmdir()
-        if self._accounted:
+        if not self._short_lived:
             from host.linux.cgroup import Cgroup
 
             with contextlib.suppress(OSError):

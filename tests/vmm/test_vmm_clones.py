@@ -104,6 +104,26 @@ def test_the_status_and_the_words_of_the_command(home: Path) -> None:
     assert (status, words) == (127, "vmm: cannot execute nosuch: No such file or directory\n")
 
 
+def test_the_first_command_takes_the_process_that_was_frozen_waiting(home: Path) -> None:
+    """One with a terminal cannot, and the one that waited is gone: there is pid 1, and the command."""
+    look = ("tiny", "sh", "-c", "echo $$; ps | grep -c '[/]init'")
+    waited, inits = said(*look[1:])[1].split()
+    flags = ("--vm", "--rm", "--network", "none", "--memory", "128M", "--accel", "tcg")
+    made, inits_beside_it = vmm("run", *flags, "-t", *look).stdout.split()
+    assert int(waited) < int(made)
+    assert (inits, inits_beside_it) == ("1", "1")
+
+
+def test_the_process_that_waited_is_as_any_other(home: Path) -> None:
+    request = TINY._replace(user="7:8", workdir="/usr", env=(("X", "one"),))
+    status, words = said("sh", "-c", "id; pwd; echo $X; cat; ls -l /proc/self/fd; exit 3", request=request)
+    assert status == 3
+    first, *rest = words.splitlines()
+    assert first == "uid=7 gid=8"
+    assert rest[:2] == ["/usr", "one"]
+    assert len([line for line in rest if " -> " in line]) == 3
+
+
 def test_a_clone_on_the_user_network_knows_its_name_server_and_address(home: Path) -> None:
     """Frozen in: a file written anew would cost each clone 10 ms."""
     request = TINY._replace(network="user")

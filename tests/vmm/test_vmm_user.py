@@ -78,6 +78,7 @@ def test_an_ordinary_user_runs_a_machine(home: Path, tmp_path: Path) -> None:
         "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
         "VMM_HOME": str(home / "vmm"),
         "XDG_RUNTIME_DIR": str(home / "run"),
+        "VMM_GUEST": str(paths.guest_helper()),
         "PYTHONPATH": ":".join([str(Path(__file__).parents[2]), sysconfig.get_path("purelib")]),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
