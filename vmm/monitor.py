@@ -33,7 +33,7 @@ class Monitor:
 
     def __init__(self, connection: socket.socket, name: str, journal: Path | None = None) -> None:
         self.name, self.events = name, list[Reply]()
-        self._journal, self._noted = journal, ""
+        self._journal, self._noted, self._requests = journal, "", 0
         self._socket, self._buffer = connection, b""
         connection.setblocking(False)
 
@@ -56,9 +56,11 @@ class Monitor:
 
         Raises DeadlinePassed, or WrongState when QEMU hangs up first.
         """
-        greeting = self._read(time.monotonic() + timeout_s, "the greeting")
-        if "QMP" not in greeting:
-            raise BadData("cannot talk to QEMU", self.name, "it did not greet in QMP")
+        deadline = time.monotonic() + timeout_s
+        while "QMP" not in (greeting := self._read(deadline, "the greeting")):
+            # QEMU gives the answer that it owed a client that was killed to whoever comes next
+            if not greeting.keys() & {"return", "error", "event"}:
+                raise BadData("cannot talk to QEMU", self.name, "it did not greet in QMP")
         self.execute("qmp_capabilities", timeout_s=timeout_s)
         return greeting
 
@@ -70,8 +72,9 @@ class Monitor:
         Raises Failure with QEMU's own words when it refuses.
         """
         deadline = time.monotonic() + timeout_s
-        self._send([_request(command, arguments)], fd)
-        return self._reply(command, deadline)
+        request = self._request(command, arguments)
+        self._send([request], fd)
+        return self._reply(request, deadline)
 
     def execute_all(
         self, orders: Iterable[tuple[str, Reply]], fd: int | None = None, timeout_s: float = 5.0
@@ -81,10 +84,10 @@ class Monitor:
         QEMU reads its monitor byte by byte, and the wait for each reply is one more turn of both.
         """
         deadline = time.monotonic() + timeout_s
-        requests = [_request(command, arguments) for command, arguments in orders]
+        requests = [self._request(command, arguments) for command, arguments in orders]
         self._send(requests, fd)
         for request in requests:
-            self._reply(request["execute"], deadline)
+            self._reply(request, deadline)
 
     def await_running(self, timeout_s: float) -> None:
         """Wait until the guest's processors run: they begin once an incoming state is read.
@@ -108,11 +111,20 @@ class Monitor:
         except OSError as error:
             raise WrongState("cannot ask QEMU", self.name, error.strerror or str(error)) from None
 
-    def _reply(self, command: str, deadline: float) -> Any:
+    def _request(self, command: str, arguments: Reply | None) -> Reply:
+        self._requests += 1
+        request: Reply = {"execute": command, "id": f"{os.getpid()}.{self._requests}"}
+        return {**request, "arguments": arguments} if arguments else request
+
+    def _reply(self, request: Reply, deadline: float) -> Any:
+        """The reply that bears the request's id: one that a killed client left may come before it."""
+        command = request["execute"]
         while True:
             reply = self._read(deadline, f"the reply to {command}")
             if "event" in reply:
                 self.events.append(reply)
+            elif reply.get("id") != request["id"]:
+                continue
             elif "error" in reply:
                 raise Failure(f"QEMU refused {command} of", self.name, str(reply["error"].get("desc", "")))
             elif "return" in reply:
@@ -144,10 +156,6 @@ class Monitor:
         if not isinstance(reply, dict):
             raise BadData("cannot read QEMU's reply for", self.name, "not a JSON object")
         return reply
-
-
-def _request(command: str, arguments: Reply | None) -> Reply:
-    return {"execute": command, "arguments": arguments} if arguments else {"execute": command}
 
 
 def told(request: Reply) -> str:

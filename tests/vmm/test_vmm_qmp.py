@@ -170,3 +170,25 @@ def test_a_job_that_failed_raises_its_own_error() -> None:
 
     with qemu(script) as line, Session(line, "m") as session, pytest.raises(Failure, match="No space left"):
         session.run_job("snapshot-save", {"tag": "t"}, 5.0, "j")
+
+
+def test_an_answer_that_a_killed_client_left_is_nobodys() -> None:
+    """QEMU gives what it owed a client that is gone to the next one: before the greeting, or after it."""
+    ours, qemu = socket.socketpair()
+
+    def serve() -> None:
+        qemu.sendall(b'{"return": ["of another"], "id": "1.7"}\n{"QMP": {"version": {}}}\n')
+        lines = qemu.makefile("rb")
+        for answer in ({}, ["our own"]):
+            asked = json.loads(lines.readline())
+            stale = {"return": ["of another"], "id": "1.8"}
+            said = {"return": answer, "id": asked["id"]}
+            qemu.sendall(b"".join(json.dumps(one).encode() + b"\n" for one in (stale, said)))
+
+    server = threading.Thread(target=serve)
+    server.start()
+    with Monitor(ours, "m") as monitor:
+        assert "QMP" in monitor.greet(2)
+        assert monitor.execute("query-chardev") == ["our own"]
+    server.join()
+    qemu.close()
