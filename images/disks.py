@@ -100,36 +100,8 @@ def make_ext4(root: Path, path: Path, size_bytes: int, seed: str, offset_bytes: 
     extended = f"{place}{tables},lazy_journal_init=1,nodiscard,root_owner=0:0,hash_seed={uuid}"
     # orphan_file: since 1.47 a default, which kernels before 5.15 refuse to mount.
     features = "^metadata_csum_seed,^orphan_file" if young else "^metadata_csum_seed"
-    argv = [
-        *_as_root(),
-        "mke2fs",
-        "-q",
-        "-F",
-        "-t",
-        "ext4",
-        "-L",
-        "root",
-        "-U",
-        uuid,
-        "-m",
-        "0",
-        "-b",
-        str(_BLOCK_BYTES),
-    ]
-    argv += [
-        "-I",
-        "256",
-        "-J",
-        "size=16",
-        "-O",
-        features,
-        "-E",
-        extended,
-        "-d",
-        str(root),
-        str(path),
-        f"{size_bytes // 1024}k",
-    ]
+    words = f"mke2fs -q -F -t ext4 -L root -U {uuid} -m 0 -b {_BLOCK_BYTES} -I 256 -J size=16 -O {features}"
+    argv = [*_as_root(), *words.split(), "-E", extended, "-d", str(root), str(path), f"{size_bytes // 1024}k"]
     with _full_disk_told():
         commands.run(argv, "cannot make the file system", env={**os.environ, **_fixed_time()})
 

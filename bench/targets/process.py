@@ -51,7 +51,7 @@ class Process:
 
     def why_unavailable(self) -> Unavailable | None:
         """chroot(2) and mount(2) are for root."""
-        return None if os.geteuid() == 0 else Unavailable("mounting its root needs root", "sudo")
+        return None if os.geteuid() == 0 else Unavailable("its mounts need root", "run it with sudo")
 
     def prepare(self, cell: Cell) -> None:
         """Have the image, and nothing left of earlier runs."""

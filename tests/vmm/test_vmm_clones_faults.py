@@ -285,8 +285,10 @@ def small_pages() -> Iterator[None]:
     """What is started in here, and its children, get no huge pages: prctl(2), PR_SET_THP_DISABLE."""
     prctl, disable_thp = ctypes.CDLL(None).prctl, 41
     prctl(disable_thp, 1, 0, 0, 0)
-    yield
-    prctl(disable_thp, 0, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(disable_thp, 0, 0, 0, 0)
 
 
 def test_out_of_memory_at_the_nth_clone_is_that_ones_end_alone(vmm: CommandLine) -> None:

@@ -47,35 +47,33 @@ def test_each_word_takes_something_away(word: str) -> None:
     assert rights(words) != NOTHING
 
 
-def test_it_does_not_outlive_a_caller_that_died_before_the_kernel_knew_of_it() -> None:
-    need("root")
-    late = ["sh", "-c", 'sleep 0.5; exec "$@"', "sh"]  # as if the helper were slow to begin
+def left_by_a_killed_caller(words: str, pause_s: float, wait_s: float) -> int:
+    """The pid of a program whose caller was killed, `pause_s` after it had begun it, `wait_s` ago."""
     line = "from vmm.confine import Confinement; import subprocess, time\n"
-    line += f"words = [*{late}, *Confinement(64901, 64901).prefix(True), 'sleep', '60']\n"
-    line += "print(subprocess.Popen(words).pid, flush=True); time.sleep(60)"
+    line += f"one = subprocess.Popen({words}); time.sleep({pause_s})\n"
+    line += "print(one.pid, flush=True); time.sleep(60)"
     caller = subprocess.Popen([sys.executable, "-c", line], stdout=subprocess.PIPE, text=True)
     assert caller.stdout is not None
     pid = int(caller.stdout.readline())
     caller.kill()
     caller.wait()
     caller.stdout.close()
-    time.sleep(1.5)
-    assert not _runs(pid)
+    time.sleep(wait_s)
+    return pid
+
+
+def test_it_does_not_outlive_a_caller_that_died_before_the_kernel_knew_of_it() -> None:
+    need("root")
+    late = ["sh", "-c", 'sleep 0.5; exec "$@"', "sh"]  # as if the helper were slow to begin
+    words = f"[*{late}, *Confinement(64901, 64901).prefix(True), 'sleep', '60']"
+    assert not _runs(left_by_a_killed_caller(words, 0, 1.5))
 
 
 def test_it_dies_with_its_caller_where_asked() -> None:
     need("root")
     for asked in (True, False):
-        line = "from vmm.confine import Confinement; import subprocess, sys, time\n"
-        line += f"one = subprocess.Popen([*Confinement(64901, 64901).prefix({asked}), 'sleep', '60'])\n"
-        line += "time.sleep(0.3); print(one.pid, flush=True); time.sleep(60)"
-        caller = subprocess.Popen([sys.executable, "-c", line], stdout=subprocess.PIPE, text=True)
-        assert caller.stdout is not None
-        pid = int(caller.stdout.readline())
-        caller.kill()
-        caller.wait()
-        caller.stdout.close()
-        time.sleep(0.3)
+        words = f"[*Confinement(64901, 64901).prefix({asked}), 'sleep', '60']"
+        pid = left_by_a_killed_caller(words, 0.3, 0.3)
         assert _runs(pid) is not asked
         if not asked:
             os.kill(pid, signal.SIGKILL)
