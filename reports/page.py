@@ -24,6 +24,7 @@ from reports.svg import Svg, standalone
 if TYPE_CHECKING:
     import jinja2
 
+_LONGEST_HEADING = 140
 TEMPLATES = Path(__file__).parent / "templates"
 FOOTER = (
     "Written by vmm. Every number on this page is computed from results.jsonl beside it; results.csv holds "
@@ -74,7 +75,7 @@ def page(source: Source) -> Page:
     return Page(
         title="A virtual machine and a container, side by side",
         kicker=_kicker(source.samples),
-        heading="What does a virtual machine cost that a container does not?",
+        heading=_heading(source),
         lead=_lead(source.samples),
         remarks=tuple(_remarks(source, compared)),
         sections=tuple(chapters),
@@ -92,10 +93,30 @@ def _kicker(samples: Sequence[Sample]) -> str:
     return f"vmm · measured {when(min(began))}" if began else "vmm"
 
 
+def _heading(source: Source) -> str:
+    """The question of the campaign; of the demo, and of several campaigns, that of the product."""
+    plan = (source.campaign or {}).get("plan")
+    asked = plan.get("question") if isinstance(plan, dict) and plan.get("name") != "demo" else None
+    if source.others or not isinstance(asked, str) or not 0 < len(asked) <= _LONGEST_HEADING:
+        return "What does a virtual machine cost that a container does not?"
+    return asked
+
+
+def _started(samples: Sequence[Sample]) -> str:
+    """What the samples say was started."""
+    names = {sample.target for sample in samples} or {"process", "ct", "vm"}
+    machines = {name for name in names if palette.is_machine(name)}
+    kinds = ["processes"] if "process" in names else []
+    kinds += ["containers"] if names - machines - {"process"} else []
+    kinds += ["virtual machines"] if machines else []
+    *first, last = (f"as {kind}" for kind in kinds)
+    return f"The same images, started {', '.join(first)} and {last}" if first else f"Images, started {last}"
+
+
 def _lead(samples: Sequence[Sample]) -> str:
     host = next((sample.host for sample in samples if sample.host), None)
     if host is None:
-        return "The same images, started as processes, as containers and as virtual machines."
+        return f"{_started(samples)}."
     memory = host.get("memory_bytes")
     told = [
         str(host.get("cpu_model") or "an unnamed processor"),
@@ -104,9 +125,7 @@ def _lead(samples: Sequence[Sample]) -> str:
         f"Linux {host['kernel']}" if host.get("kernel") else "",
     ]
     where = ", ".join(word for word in told if word)
-    return (
-        f"The same images, started as processes, as containers and as virtual machines on one host: {where}."
-    )
+    return f"{_started(samples)} on one host: {where}."
 
 
 def _remarks(source: Source, compared: Sequence[Set]) -> list[str]:

@@ -33,6 +33,20 @@ _FIXED = {
     "bwrap": Ink("bwrap", "#4a4fb5", "#a4a8ff", "4 2 1 2"),
     "lxc": Ink("lxc", "#176c70", "#66cfd3", "8 2 2 2"),
 }
+# The rungs of the ladder, from the longest way up to the shortest.
+_RUNGS = {
+    "rung-uefi-disk": Ink("rung-0", "#4d0f0f", "#d98c8c"),
+    "rung-bios-disk": Ink("rung-1", "#7a1f1f", "#e8a0a0", "6 3"),
+    "rung-uefi": Ink("rung-2", "#a3324a", "#ff8fa3", "2 4"),
+    "rung-direct-loud": Ink("rung-3", "#8a4b08", "#e0a060", "9 3 2 3"),
+    "rung-direct": Ink("rung-4", "#c94f00", "#ff8a3d"),
+    "rung-no-initramfs": Ink("rung-5", "#b0680a", "#f0b060", "4 2 1 2"),
+    "rung-pvh-qboot": Ink("rung-6", "#8e3b84", "#e08fd2", "7 4"),
+    "rung-microvm": Ink("rung-7", "#5b3fa0", "#b8a4f5"),
+    "rung-restore": Ink("rung-8", "#0068ab", "#55b6f2", "6 3 1.5 3"),
+    "rung-clone": Ink("rung-9", "#00855f", "#42cf9f", "8 2 2 2"),
+    "rung-pool": Ink("rung-10", "#5f6a00", "#d5e04f", "3 3"),
+}
 _SAME = {
     "bubblewrap": "bwrap",
     "vm-clone": "clone",
@@ -70,6 +84,7 @@ ORDER = (
     "clone",
     "vm",
     "vm-libvirt",
+    *_RUNGS,
 )
 _MACHINES = frozenset({"vm", "vm-libvirt", "clone", "libvirt"})
 
@@ -81,18 +96,19 @@ def is_machine(target: str) -> bool:
 
 def ink(target: str) -> Ink:
     """The target's ink; a name that we never met gets a spare one, the same one every time."""
-    known = _FIXED.get(_SAME.get(target, target))
+    known = _FIXED.get(_SAME.get(target, target)) or _RUNGS.get(target)
     return known or _SPARE[sum(target.encode("utf-8", "replace")) % len(_SPARE)]
 
 
 def rank(target: str) -> tuple[int, str]:
-    """Where a target stands in every list: baseline, containers, peers, machines."""
+    """Where a target stands in every list: baseline, containers, peers, machines, rungs from the longest way
+    up."""
     return (ORDER.index(target) if target in ORDER else ORDER.index("clone"), target)
 
 
 def all_inks() -> list[Ink]:
     """Every ink there is."""
-    return [*_FIXED.values(), *_SPARE, *PHASES.values()]
+    return [*_FIXED.values(), *_RUNGS.values(), *_SPARE, *PHASES.values()]
 
 
 def css_rules() -> str:

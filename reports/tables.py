@@ -71,7 +71,7 @@ def span(interval: Interval, words: units.Words) -> str:
     """The interval's two ends, or a dash where the samples cannot bound it."""
     if interval.low != interval.low:
         return "–"
-    return f"{words(interval.low)} to {words(interval.high)}"
+    return f"{words(interval.low).removesuffix('×')} to {words(interval.high)}"
 
 
 def ratio_words(ratio: Interval | None) -> str:

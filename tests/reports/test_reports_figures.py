@@ -122,6 +122,16 @@ def test_the_main_targets_differ_for_every_kind_of_sight(sight: str | None, shad
     assert math.dist(seen(getattr(machine, shade), sight), seen(getattr(container, shade), sight)) > 35
 
 
+@pytest.mark.parametrize("sight", [None, *SIGHTS])
+@pytest.mark.parametrize("shade", ["light", "dark"])
+def test_the_rungs_of_the_ladder_differ_for_every_kind_of_sight(sight: str | None, shade: str) -> None:
+    rungs = [palette.ink(name) for name in palette.ORDER if name.startswith("rung-")]
+    assert len(rungs) == 11
+    for one, other in itertools.combinations(rungs, 2):
+        distance = math.dist(seen(getattr(one, shade), sight), seen(getattr(other, shade), sight))
+        assert distance > 11 or one.dash != other.dash, (one.css, other.css, distance)
+
+
 def test_a_target_has_its_own_colour_and_unknown_ones_keep_theirs() -> None:
     named = [palette.ink(name).light for name in palette._FIXED]
     assert len(set(named)) == len(named)

@@ -57,6 +57,24 @@ def test_the_page_opens_with_one_picture_and_five_sentences(tmp_path: Path) -> N
     assert all(re.search(r"\d", sentence) for sentence in sentences)
 
 
+def test_a_campaign_other_than_the_demo_is_headed_by_its_own_question(tmp_path: Path) -> None:
+    def heading(question: object, name: str = "ladder", target: str = "rung-direct") -> str:
+        line = synthetic.sample(target=target, edges_ns={"t0": 0, "t8": 2_000_000_000})
+        (tmp_path / "campaign.json").write_text(json.dumps({"plan": {"name": name, "question": question}}))
+        found = re.search(r"<header.*?</header>", built(tmp_path, [line]), re.S)
+        assert found
+        return text_of(found[0])
+
+    assert "Where does a <boot> go?".replace("<", "&lt;").replace(">", "&gt;") in heading(
+        "Where does a <boot> go?"
+    )
+    assert "containers" not in heading(
+        "Where does a boot go?"
+    )  # nor does the lead tell of what was not there
+    for told in (heading("Why?", name="demo"), heading("x" * 500), heading(None), heading("")):
+        assert "What does a virtual machine cost that a container does not?" in told
+
+
 def test_the_ratio_of_the_answer_is_the_one_in_the_samples(tmp_path: Path) -> None:
     """With exact times (2 s and 10 ms in every block) the page must say 200 times."""
     lines = [
