@@ -71,14 +71,11 @@ def main(args: argparse.Namespace) -> int:
     return int(args.work(args))
 
 
-def users(digest: str = "") -> dict[str, list[str]]:
-    """The instances that stand on each image, by its digest."""
-    from instances import registry
+def users(store: Store) -> dict[str, list[str]]:
+    """The instances and templates that stand on each image, by its digest."""
+    from instances import space
 
-    found: dict[str, list[str]] = {}
-    for instance in registry.every():
-        found.setdefault(instance.image_digest, []).append(instance.name)
-    return {key: names for key, names in found.items() if not digest or key == digest}
+    return space.image_users(store)
 
 
 def _ls(args: argparse.Namespace) -> int:
@@ -98,7 +95,7 @@ def _ls(args: argparse.Namespace) -> int:
 def _listing(store: Store) -> list[dict[str, Any]]:
     from images import space
 
-    sharers, used = space.sharing(store), users()
+    sharers, used = space.sharing(store), users(store)
     rows = [_facts(store, entry, sharers, used) for entry in store.entries()]
     return sorted(rows, key=lambda row: (not row["name"], row["name"], row["digest"]))
 
@@ -170,7 +167,7 @@ def _told(store: Store, name: str) -> dict[str, Any]:
         return _told_disk(name)
     entry = store.descriptor(name)
     image = store.image(entry, name)
-    facts = _facts(store, entry, space.sharing(store), users())
+    facts = _facts(store, entry, space.sharing(store), users(store))
     stack = [
         {"digest": one.digest, "size_bytes": one.size, "diff_id": one.diff_id, "chain_id": one.chain_id}
         for one in store.stack(image.digest)
@@ -248,21 +245,30 @@ def _rm(args: argparse.Namespace) -> int:
     store = Store(paths.home())
     for name in args.names:
         entry = store.descriptor(name)
-        digest, by = entry["digest"], users(entry["digest"])
+        digest = entry["digest"]
+        by = users(store).get(digest, [])
         last = len(store.names(digest)) <= 1 or store.name_of(entry) == ""
         if by and last and not args.force:
-            names = ", ".join(by[digest])
-            raise InUse("cannot remove the image", name, f"instances use it: {names}", f"vmm rm {names}")
+            raise InUse("cannot remove the image", name, f"in use by {', '.join(by)}", _removals(by))
         store.untag(name, keep=bool(by))
         print(name)
     prune.collect(store)
     return 0
 
 
+def _removals(by: list[str]) -> str:
+    """The commands that take an image's users away."""
+    frozen = [one.removeprefix("template ") for one in by if one.startswith("template ")]
+    plain = [one for one in by if not one.startswith("template ")]
+    both = (("vmm rm", plain), ("vmm template rm", frozen))
+    return "; ".join(" ".join([words, *names]) for words, names in both if names)
+
+
 def _prune(args: argparse.Namespace) -> int:
     from images import prune
 
-    freed = prune.prune(Store(paths.home()), users(), everything=args.all)
+    store = Store(paths.home())
+    freed = prune.prune(store, users(store), everything=args.all)
     if args.json:
         print(
             table.document(

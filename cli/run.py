@@ -182,7 +182,7 @@ def request(args: argparse.Namespace) -> requests.RunRequest:
     made = requests.RunRequest(
         image=image,
         command=command,
-        kind=args.kind or os.environ.get("VMM_KIND") or CONTAINER,
+        kind=args.kind or (MACHINE if args.template else os.environ.get("VMM_KIND") or CONTAINER),
         name=args.name,
         detach=getattr(args, "detach", False),
         interactive=args.interactive,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli import table
 from host import paths
-from host.errors import NotFound, Usage
+from host.errors import Failure, NotFound, Usage
 from host.sizes import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create = words.add_parser("create", help="freeze a machine: of an image, or one that runs")
     create.add_argument("name", metavar="NAME")
     create.add_argument("image", metavar="IMAGE|MACHINE", help="an image to boot, or a running machine")
-    create.add_argument("arguments", metavar="COMMAND", nargs="*", help="its program is warmed, not run")
+    warmed = "its program is warmed, not run"
+    create.add_argument("arguments", metavar="COMMAND", nargs="*", default=[], help=warmed)
     create.add_argument("-m", "--memory", metavar="SIZE")
     create.add_argument("--cpus", metavar="N", type=int)
     create.add_argument("--network", metavar="none|user")
@@ -36,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     inspect = words.add_parser("inspect", help="all that is known of templates")
     inspect.add_argument("names", metavar="NAME", nargs="+")
     rm = words.add_parser("rm", help="remove templates; clones that run go on")
-    rm.add_argument("names", metavar="NAME", nargs="*")
+    rm.add_argument("names", metavar="NAME", nargs="*", default=[])
     rm.add_argument("--all", action="store_true", help="every template of this home")
 
 
@@ -55,11 +58,26 @@ def main(args: argparse.Namespace) -> int:
         return 0
     if args.all:
         names = [one.name for one in templates.every(home)]
+    elif not names:
+        raise Usage("vmm template rm needs the name of a template", hint="vmm template ls lists them")
+    return _rm(home, names)
+
+
+def _rm(home: Path, names: list[str]) -> int:
+    """Remove them; one that stays does not keep the others from it."""
+    from vmm import templates
+
+    failed = 0
     for name in names:
-        templates.load(home, name)
-        templates.remove(home, name)
-        print(name)
-    return 0
+        try:
+            templates.load(home, name)
+            templates.remove(home, name)
+        except Failure as error:
+            sys.stderr.write(f"vmm template: {error.told()}\n")
+            failed = max(failed, error.exit_status)
+        else:
+            print(name, flush=True)
+    return failed
 
 
 def _create(args: argparse.Namespace) -> int:
@@ -109,18 +127,29 @@ def _ls(args: argparse.Namespace) -> int:
     elif args.quiet:
         table.say("\n".join(one.name for one in found))
     else:
-        print(table.columns(["NAME", "IMAGE", "MEMORY", "MADE IN", "STATE"], [_row(one) for one in found]))
+        images = _image_names()
+        rows = [_row(one, images) for one in found]
+        print(table.columns(["NAME", "IMAGE", "MEMORY", "CREATED", "MADE IN", "STATE"], rows))
     return 0
 
 
-def _row(template: Template) -> list[str]:
+def _image_names() -> dict[str, str]:
+    """The first name of each image by the start of its digest, as templates remember it."""
+    from instances import provision
+
+    return {one.digest.removeprefix("sha256:")[:32]: one.name for one in reversed(provision.store().images())}
+
+
+def _row(template: Template, images: dict[str, str]) -> list[str]:
     from vmm import templates
 
     facts = _facts(template)
+    short = images.get(template.image_digest, template.image_digest[:12]).removesuffix(":latest")
     return [
         template.name,
-        template.image or f"{template.image_digest[:12]} (vmm run's own)",
+        template.image or f"{short} (vmm run's own)",
         f"{format_bytes(facts['memory_held_bytes'])} of {format_bytes(template.memory_bytes)}",
+        f"{table.ago(templates.now_unix_s() - template.created_unix_s)} ago",
         f"{template.took_s:.1f} s",
         templates.damage(template) or "ready",
     ]

@@ -33,6 +33,9 @@ def lines(edges: Edges) -> list[str]:
     passed = sorted(edges.stamps_ns.items(), key=lambda item: item[1])
     told = [edges.way] if edges.way else []
     for (_, began), (edge, ended) in pairwise(passed):
+        if edge == "t2" and edges.freezing_ns:
+            told.append(f"{edges.freezing_ns / 1e6:9.1f} ms  freezing a template, or waiting for who does")
+            began += edges.freezing_ns
         told.append(f"{(ended - began) / 1e6:9.1f} ms  {_UNTIL.get(edge, edge)}")
     if len(passed) > 1:
         told.append(f"{(passed[-1][1] - passed[0][1]) / 1e6:9.1f} ms  in all")

@@ -25,16 +25,18 @@ NAMES = {
 class Edges:
     """Stamps of one start, in nanoseconds of CLOCK_MONOTONIC; an edge that was never passed is absent.
 
-    `way` says by which way it went, where there are several. `watcher` is told of each new stamp as it is
-    set, for a process that shows a start while it happens.
+    `way` says by which way it went, where there are several; `freezing_ns` is how much of the time before t2
+    went into the making of a template, or the wait for who makes it. `watcher` is told of each new stamp as
+    it is set, for a process that shows a start while it happens.
     """
 
-    __slots__ = ("stamps_ns", "way")
+    __slots__ = ("freezing_ns", "stamps_ns", "way")
     watcher: Callable[[str, int], None] | None = None
 
     def __init__(self) -> None:
         self.stamps_ns: dict[str, int] = {}
         self.way = ""
+        self.freezing_ns = 0
 
     def mark(self, edge: str, at_ns: int | None = None) -> None:
         """Stamp an edge now, or at a time taken before; the first stamp of an edge stays."""

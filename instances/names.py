@@ -34,7 +34,7 @@ def check(name: str) -> str:
             "cannot use the name",
             repr(name),
             "a name is 1 to 63 of a-z A-Z 0-9 . _ - and starts with a letter or digit",
-            "choose another with --name",
+            "choose another name, for example web-1",
         )
     return name
 

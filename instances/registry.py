@@ -185,7 +185,7 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder)
     except FileExistsError:
         if not _swept(folder):
-            hint = f"vmm rm {folder.name} removes it, --name chooses another"
+            hint = f"vmm rm {folder.name} removes it; or choose another name"
             raise InUse("cannot take the name", repr(folder.name), "an instance has it", hint) from None
         _make_folder(folder)
 

@@ -123,7 +123,7 @@ def _refuse_taken(name: str) -> None:
 
     folder = registry.folder_of(names.check(name))
     if (folder / registry.RECORD).exists() and not repair.sweep_one(folder):
-        hint = f"vmm rm {name} removes it, --name chooses another"
+        hint = f"vmm rm {name} removes it; or choose another name"
         raise InUse("cannot take the name", repr(name), "an instance has it", hint)
 
 

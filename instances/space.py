@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from host import paths
 from instances import kinds, registry, repair, runs, volumes
+
+if TYPE_CHECKING:
+    from images.store import Store
 
 
 class Use(NamedTuple):
@@ -64,6 +67,23 @@ def _images() -> list[str]:
     return [image.digest for image in provision.store().images()]
 
 
+def image_users(store: Store) -> dict[str, list[str]]:
+    """Who stands on each image, by its digest: names of instances, and `template NAME` for one with a name.
+
+    A template of `vmm run` itself is none: it is made again with the image.
+    """
+    from vmm import templates
+
+    found: dict[str, list[str]] = {}
+    for instance in registry.every():
+        found.setdefault(instance.image_digest, []).append(instance.name)
+    whole = {entry["digest"].removeprefix("sha256:")[:32]: entry["digest"] for entry in store.entries()}
+    for one in templates.every(paths.home()):
+        if not one.automatic and one.image_digest in whole:
+            found.setdefault(whole[one.image_digest], []).append(f"template {one.name}")
+    return found
+
+
 def _count(folder: Path) -> int:
     return sum(1 for _ in os.scandir(folder)) if folder.is_dir() else 0
 
@@ -91,7 +111,7 @@ def prune(images: bool = False, volumes: bool = False) -> Pruned:
     """Remove instances that stand still; with `images` and `volumes` also those that nobody uses."""
     from instances import volumes as named
 
-    before = allocated_bytes(paths.home())
+    before = _held_bytes()
     removed = repair.repair()
     for row in runs.listing():
         if row.state not in kinds.RUNNING and row.state not in ("unknown", kinds.RESTARTING):
@@ -99,20 +119,27 @@ def prune(images: bool = False, volumes: bool = False) -> Pruned:
             removed.append(f"instance {row.instance.name}")
     if volumes:
         removed += [f"volume {name}" for name in named.prune()]
-    if images:
-        removed += _prune_templates()
+    removed += _prune_templates(everything=images)
     removed += _prune_images(images)
-    return Pruned(removed, max(0, before - allocated_bytes(paths.home())))
+    return Pruned(removed, max(0, before - _held_bytes()))
 
 
-def _prune_templates() -> list[str]:
-    """Templates that nobody asked for by name: the next run freezes them again."""
+def _held_bytes() -> int:
+    """What the home takes of its disk, and its templates of memory."""
     from vmm import templates
 
-    made = [one.name for one in templates.every(paths.home()) if one.automatic]
-    for name in made:
-        templates.remove(paths.home(), name)
-    return [f"template {name}" for name in made]
+    return allocated_bytes(paths.home()) + allocated_bytes(templates.memory_dir(paths.home()))
+
+
+def _prune_templates(everything: bool) -> list[str]:
+    """Templates of `vmm run` itself that are of no more use, or all: the next run freezes them again."""
+    from vmm import templates
+
+    home = paths.home()
+    made = [one for one in templates.every(home) if one.automatic and (everything or templates.damage(one))]
+    for one in made:
+        templates.remove(home, one.name)
+    return [f"template {one.name}" for one in made]
 
 
 def _prune_images(unused: bool) -> list[str]:
@@ -120,5 +147,5 @@ def _prune_images(unused: bool) -> list[str]:
     from images import prune
     from instances import provision
 
-    used = {instance.image_digest for instance in registry.every()}
-    return prune.prune(provision.store(), used, everything=unused).lines()
+    store = provision.store()
+    return prune.prune(store, image_users(store), everything=unused).lines()

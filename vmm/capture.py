@@ -12,7 +12,7 @@ from pathlib import Path
 from host import commands
 from host.edges import Edges
 from host.errors import InUse, Unsupported
-from vmm import freeze, launch, live, ports, templates
+from vmm import freeze, holes, launch, live, ports, templates
 from vmm.admission import boot_timeout_s
 from vmm.machine import Machine
 from vmm.monitor import Monitor
@@ -80,4 +80,5 @@ def _frozen(
         monitor.execute("cont")
     # QEMU looked at each page for zeros before it left it out: a look at a hole of a tmpfs fills it
     commands.run(("fallocate", "--dig-holes", str(memory)), "cannot shrink the memory", timeout_s=60)
+    holes.give_back(holes.memory_of(source.pid()))
     return freeze.finish(spec, "", folder, memory, image, began, began, how.ports)

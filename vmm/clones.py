@@ -133,6 +133,9 @@ def _named(spec: MachineSpec) -> Template | None:
     """The template that the user named; what is wrong with it is an error, not a reason to boot."""
     template = templates.load(paths.home(), spec.template)
     broken = templates.damage(template)
+    if broken:  # its memory has another time for a moment, while vmm.holes digs
+        with templates.locked(paths.home(), template.name):
+            broken = templates.damage(template)
     if broken:
         hint = f"vmm template rm {spec.template}, then vmm template create"
         raise WrongState("cannot start from the template", spec.template, broken, hint)
@@ -167,9 +170,12 @@ def _template_for(spec: MachineSpec, accel: str, boot_timeout_s: float, edges: E
     if found is not None:
         return found
     admission.let_go()  # who makes the template must have a place
+    began_ns = time.monotonic_ns()
     with templates.locked(home, key):
-        found = _sound(home, key)  # another command may have made it while we waited
-        return found or _made(home, spec, accel, key, disk, boot_timeout_s, edges)
+        found = _sound(home, key, tell=True)  # another command may have made it while we waited
+        found = found or _made(home, spec, accel, key, disk, boot_timeout_s, edges)
+    edges.freezing_ns = time.monotonic_ns() - began_ns
+    return found
 
 
 def _made(
@@ -194,14 +200,15 @@ def _say(line: str) -> None:
     sys.stderr.write(f"vmm: {line}\n")
 
 
-def _sound(home: Path, name: str) -> Template | None:
+def _sound(home: Path, name: str, tell: bool = False) -> Template | None:
     try:
         found = templates.load(home, name)
     except (NotFound, BadData, KeyError):
         return None
     broken = templates.damage(found)
     if broken:
-        _say(f"the template {name} is made anew: {broken}")
+        if tell:
+            _say(f"the template {name} is made anew: {broken}")
         return None
     return found
 

@@ -3,22 +3,26 @@ sooner."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmm import access, domain_xml, phases, qemu_argv, usage
+from host import paths
+from host.errors import BadData, NotFound
+from vmm import access, domain_xml, holes, phases, qemu_argv, templates, usage
 from vmm.monitor import JOURNAL
-from vmm.spec import MachineSpec
+from vmm.spec import MachineSpec, replace
 
 if TYPE_CHECKING:
+    from vmm.launch import Launch
     from vmm.machine import Machine
 
 
 def explain(machine: Machine) -> str:
     """The explanation as text: plan, processes, threads, cgroup, memory, and the flags that cut a slow
     phase."""
-    how = machine.here()
+    how, began_as_clone = _as_it_runs(machine)
     parts = [
         ("QEMU's command line", " \\\n  ".join(qemu_argv.joined(qemu_argv.argv(machine.spec, how)))),
         ("the same machine as libvirt XML", domain_xml.xml(machine.spec, how).rstrip()),
@@ -28,15 +32,34 @@ def explain(machine: Machine) -> str:
         ("the QMP commands that we sent", "\n".join(_commands(machine.run_dir))),
         ("how its start went, and what would cut it", "\n".join(_phases(machine))),
     ]
-    if machine.spec.template:
-        parts.insert(-1, ("what a clone keeps of its template, for it cannot be made anew", _kept()))
+    if began_as_clone:
+        kept = "\n".join(_kept(machine.spec))
+        parts.insert(-1, ("what a clone keeps of its template, for it cannot be made anew", kept))
     return "\n\n".join(f"# {title}\n{text}" for title, text in parts) + "\n"
 
 
-def _kept() -> str:
+def _as_it_runs(machine: Machine) -> tuple[Launch, bool]:
+    """How it was started, and whether as a clone of a template; of a machine that never ran, how it will be.
+
+    A clone's QEMU has the template's memory and waits for its devices' state; a machine that started again
+    later has neither, whatever it was at first.
+    """
+    how = machine.here()
+    memory = holes.memory_of(machine.pid())
+    if memory is None:
+        new = machine.pid() is None and not (machine.folder / "serial.log").exists()
+        return how, new and bool(machine.spec.template)
+    how = replace(how, memory_file=str(memory), memory_private=True, incoming=True)
+    with contextlib.suppress(NotFound, BadData, KeyError):
+        how = replace(how, ports=templates.load(paths.home(), memory.stem).ports)
+    return how, True
+
+
+def _kept(spec: MachineSpec) -> list[str]:
     from vmm import clones
 
-    return "\n".join(clones.KEPT)
+    identity = "the host name, the machine-id and the SSH host keys (--keep-identity)"
+    return [*([identity] if spec.keep_identity else []), *clones.KEPT]
 
 
 def devices(spec: MachineSpec) -> list[str]:
@@ -57,10 +80,16 @@ def _running(machine: Machine) -> list[str]:
     memory = usage.memory_beyond_guest(pid, machine.spec.memory_bytes)
     guest, code, files = (memory[f"{part}_pss_bytes"] >> 20 for part in ("guest", "translated", "files"))
     own = (memory["vmm_pss_bytes"] >> 20) - code - files
+    frozen = holes.memory_of(pid)
+    whose = (
+        f"what it has written itself, and its share of {frozen}, which all clones map"
+        if frozen
+        else "as far as the guest has ever touched it"
+    )
     return [
         f"QEMU is pid {pid}, user {os.stat(f'/proc/{pid}').st_uid}, accelerator {machine.accelerator()}",
         f"threads: {', '.join(_threads(pid))}",
-        f"memory: {guest} MiB hold the guest's RAM, as far as the guest has ever touched it",
+        f"memory: {guest} MiB hold the guest's RAM, {whose}",
         f"memory beyond it: {code} MiB of code that TCG has translated, {own} MiB of QEMU's own, and {files} "
         "MiB of files (the kernel, QEMU), which machines share",
         *(f"cgroup {line}" for line in _cgroups(pid)),

@@ -242,7 +242,7 @@ def finish(
     for leftover in ("log", "status", "serial.log", "qemu.log"):
         with contextlib.suppress(FileNotFoundError):
             (folder / leftover).unlink()
-    base = Path(templates.backing(disk)[0]).name
+    base = templates.bottom(disk).name
     made = Template(
         name=folder.name,
         key=key,

@@ -17,7 +17,7 @@ from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, Unsupported, WrongState
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import clones, launch, ports, templates
+from vmm import clones, holes, launch, ports, templates
 from vmm.admission import boot_timeout_s
 from vmm.boot import Boot
 from vmm.channel import Channel
@@ -84,6 +84,7 @@ def clone(source: Machine, folder: Path, run: Path, spec: MachineSpec) -> float:
         _renew(boot.await_helper(boot_timeout_s()), boot.monitor, spec)
     finally:
         boot.close()
+    holes.give_back(holes.memory_of(driver.pid()))
     return away_s
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, Unsupported, WrongState
 from host.linux.cgroup import Cgroup
-from vmm import confine, forwards, launch, ports, process, templates
+from vmm import confine, forwards, holes, launch, ports, process, templates
 from vmm.monitor import Monitor
 from vmm.qemu_driver import QemuDriver
 from vmm.spec import Forward, MachineSpec, replace
@@ -86,7 +86,7 @@ def migrate(machine: Machine, bytes_per_s: int = FULL_SPEED) -> Moved:
     if source.pid() is None:
         raise WrongState("cannot migrate", machine.folder.name, "it does not run", "nothing is to be moved")
     settle(source)
-    began = time.monotonic()
+    began, frozen = time.monotonic(), holes.memory_of(source.pid())
     given = _forwards(source)
     bare = machine.spec.nics and (replace(machine.spec.nics[0], forwards=()), *machine.spec.nics[1:])
     target = _Target(machine.folder, place(source.run), replace(machine.spec, nics=tuple(bare)))
@@ -107,6 +107,7 @@ def migrate(machine: Machine, bytes_per_s: int = FULL_SPEED) -> Moved:
         finally:
             boot.close()
     _finish(source, target)
+    holes.give_back(frozen)
     downtime_s = told.get("downtime", 0) / 1000 + late_s
     return Moved(downtime_s, time.monotonic() - began, int(told.get("ram", {}).get("transferred", 0)))
 

@@ -29,7 +29,7 @@ from host.errors import (
     WrongState,
 )
 from host.sizes import format_bytes
-from vmm import hardware, templates
+from vmm import hardware, holes, templates
 
 if TYPE_CHECKING:
     from vmm.machine import Machine
@@ -89,6 +89,8 @@ def create(machine: Machine, tag: str, memory: bool, progress: Progress = _silen
         _drop_vars(machine, tag)
         hardware.drop(machine, tag)
         raise
+    if memory:
+        holes.give_back(holes.memory_of(machine.pid()))
 
 
 def _create(machine: Machine, tag: str, memory: bool, running: bool, progress: Progress) -> None:

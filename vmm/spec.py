@@ -219,7 +219,8 @@ def _check_sizes(spec: MachineSpec) -> None:
     if spec.memory_bytes % (1 << 20):
         raise Usage("cannot use the memory size", str(spec.memory_bytes), "QEMU wants whole MiB")
     if spec.cpus < 1 or (spec.max_cpus and spec.max_cpus < spec.cpus):
-        raise Usage("cannot use the number of cpus", str(spec.cpus), "1 at least, max_cpus at most")
+        why = "a machine has at least 1" if spec.cpus < 1 else f"this machine has room for {spec.max_cpus}"
+        raise Usage("cannot use the number of cpus", str(spec.cpus), why)
     if spec.max_memory_bytes and spec.max_memory_bytes < spec.memory_bytes:
         raise Usage(
             "cannot use the largest memory", str(spec.max_memory_bytes), "it is below the memory asked for"

@@ -126,6 +126,7 @@ def neutral(spec: MachineSpec, disk: str) -> MachineSpec:
         # free page reporting of one clone would punch holes into the memory file of all (QEMU 7.2: even
         # where the mapping is private)
         balloon=False,
+        cloneable=False,  # its memory is a file's in any case
         # where memory can be plugged libvirt makes all of it itself, and has no word for a file at our path
         max_memory_bytes=0 if spec.driver == "libvirt" else spec.max_memory_bytes,
         ephemeral=False,
@@ -179,6 +180,15 @@ def backing(disk: Path) -> tuple[str, int]:
             raise BadData("cannot use the disk", str(disk), "not a qcow2 over a base")
         file.seek(offset)
         return file.read(length).decode(), size_bytes
+
+
+def bottom(disk: Path) -> Path:
+    """The image's disk at the lower end of a chain of layers."""
+    while True:
+        try:
+            disk = Path(backing(disk)[0])
+        except BadData:
+            return disk
 
 
 # ---- found, checked, listed, removed ----
@@ -243,7 +253,7 @@ def damage(template: Template) -> str:
         now |= {path: _size_and_mtime(Path(path)) for path in template.files if path.startswith("/")}
     except FileNotFoundError as error:
         if str(error.filename) == str(template.memory):
-            return "its memory is gone: the host was started anew since"
+            return "its memory is gone: the host was started anew since, or somebody removed it"
         return f"{error.filename} is gone"
     changed = [name for name, told in template.files.items() if now.get(name) != told]
     return f"{', '.join(changed)} changed since it was frozen" if changed else ""

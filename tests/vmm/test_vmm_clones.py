@@ -17,6 +17,7 @@ import leaks
 import pytest
 from capabilities import need
 
+from cli import verbose
 from host import paths
 from host.edges import Edges
 from host.errors import BadData, DeadlinePassed
@@ -259,13 +260,87 @@ def test_verbose_says_the_way_and_the_phases(home: Path) -> None:
     assert "the kernel until its init" in cold.stderr
 
 
-def test_explain_tells_what_a_clone_keeps(home: Path) -> None:
+def test_verbose_parts_the_freezing_from_the_start() -> None:
+    edges = Edges()
+    for edge, at_ns in (("t0", 0), ("t1", 5_000_000), ("t2", 2_015_000_000)):
+        edges.mark(edge, at_ns)
+    edges.freezing_ns = 2_000_000_000
+    assert [line.split()[0] for line in verbose.lines(edges)] == ["5.0", "2000.0", "10.0", "2015.0"]
+    assert "freezing a template" in verbose.lines(edges)[1]
+
+
+def test_explain_tells_how_a_clone_runs_and_what_it_keeps(home: Path) -> None:
     asked = TINY._replace(rm=False, name="told", command=("sleep", "100"))
     runs.run_detached(asked, Edges())
+    memory = str(only(home).memory)
     try:
-        assert "boot id" in vmm("explain", "told").stdout
+        told = vmm("explain", "told").stdout
+        assert "boot id" in told
+        assert f"mem-path={memory},share=off" in told  # as QEMU's own command line has it
+        assert "-incoming defer" in told
+        vmm("stop", "-t", "0", "told")
+        assert vmm("start", "told").returncode == 0  # a boot: its disk is no longer what the template knows
+        told = vmm("explain", "told").stdout
+        assert "boot id" not in told
+        assert memory not in told
     finally:
         vmm("rm", "-f", "told")
+
+
+def test_who_reads_a_clones_memory_leaves_its_template_no_larger(home: Path) -> None:
+    """Each page of it is read for a snapshot, a live clone and a move; a read fills a hole of tmpfs."""
+    runs.run_detached(TINY._replace(rm=False, name="read", command=("sleep", "100")), Edges())
+    template = only(home)
+    before = template.memory.stat().st_blocks
+    assert before * 512 < 0.9 * template.memory_bytes
+    try:
+        words: tuple[tuple[str, ...], ...] = (("snapshot", "create", "--memory", "read", "s"),)
+        words += (("clone", "--live", "read", "copy"), ("migrate", "read"))
+        for one in words:
+            done = vmm(*one)
+            assert done.returncode == 0, done.stderr
+            assert template.memory.stat().st_blocks <= 1.05 * before, one
+            assert templates.damage(template) == ""
+        assert said("echo", "sound") == (0, "sound\n")
+    finally:
+        vmm("rm", "-f", "read", "copy")
+
+
+def test_a_cloneable_machine_is_a_clone_of_the_template_that_is_there(home: Path) -> None:
+    made = only(home).name
+    assert said("true", request=TINY._replace(cloneable=True)) == (0, "")
+    assert [one.name for one in templates.every(home)] == [made]
+
+
+def test_an_image_stays_while_a_template_stands_on_it(home: Path) -> None:
+    words = ("tiny", "--network", "none", "--memory", "112M", "--accel", "tcg")
+    assert vmm("template", "create", "three", *words).returncode == 0
+    try:
+        assert vmm("run", "-d", "--name", "upon", "--from", "three", "sleep", "100").returncode == 0
+        assert vmm("template", "create", "four", "upon").returncode == 0
+        assert templates.load(home, "four").image_digest == templates.load(home, "three").image_digest
+        assert vmm("rm", "-f", "upon").returncode == 0
+        refused = vmm("image", "rm", "tiny")
+        assert refused.returncode == 1
+        assert "in use by template three, template four" in refused.stderr
+        assert "hint: vmm template rm three four" in refused.stderr
+        assert "image" not in vmm("prune", "-f", "-a").stdout
+        ran = vmm("run", "--rm", "--from", "three", "echo", "there")
+        assert (ran.returncode, ran.stdout) == (0, "there\n"), ran.stderr
+    finally:
+        vmm("rm", "-f", "upon")
+        vmm("template", "rm", "four")
+        vmm("template", "rm", "three")
+    assert said("true") == (0, "")  # for the tests that follow: prune took the template of `vmm run`
+
+
+def test_removing_templates_one_that_is_not_there_keeps_no_other_from_it(home: Path) -> None:
+    made = vmm("template", "create", "five", "tiny", "--network", "none", "--memory", "112M")
+    assert made.returncode == 0, made.stderr
+    done = vmm("template", "rm", "none-such", "five")
+    assert (done.returncode, done.stdout) == (1, "five\n")
+    assert "no template 'none-such'" in done.stderr
+    assert vmm("template", "rm").returncode == 2
 
 
 def test_a_template_of_a_machine_that_runs(home: Path) -> None:
