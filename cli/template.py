@@ -33,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--accel", metavar="A", help="auto, kvm or tcg")
     create.add_argument("--cloud-init", metavar="FILE")
     create.add_argument("--ssh-key", metavar="FILE", action="append", default=[])
+    create.add_argument("--pool", metavar="N", type=int, help="keep N paused clones ready to go on at once")
     listing = words.add_parser("ls", help="list templates; those of `vmm run` itself too")
     listing.add_argument("-q", "--quiet", action="store_true", help="names only")
     listing.add_argument("--json", action="store_true", help="one JSON document")
@@ -45,9 +46,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Do the word."""
-    from vmm import templates
+    from vmm import pool, templates
 
     home = paths.home()
+    pool.sweep(home)
     if args.word == "create":
         return _create(args)
     if args.word == "ls":
@@ -85,12 +87,13 @@ def _create(args: argparse.Namespace) -> int:
     from instances.kinds import MACHINE
     from instances.requests import RunRequest
 
+    pool = _pool(args.pool)
     source = None
     with contextlib.suppress(NotFound, Usage):  # an image's name may be none that an instance can have
         source = registry.load(args.image)
     if source is not None:
         _refuse_words(args)
-        print(frozen.capture(args.name, source).name)
+        print(frozen.capture(args.name, source, pool).name)
         return 0
     request = RunRequest(
         image=args.image,
@@ -105,8 +108,17 @@ def _create(args: argparse.Namespace) -> int:
         cloud_init=args.cloud_init,
         ssh_keys=tuple(args.ssh_key),
     )
-    print(frozen.create(args.name, request).name)
+    print(frozen.create(args.name, request, pool).name)
     return 0
+
+
+def _pool(count: int | None) -> int:
+    from vmm.pool import LARGEST
+
+    if count is not None and not 1 <= count <= LARGEST:
+        hint = "leave it out to keep none ready; vmm template rm ends a pool"
+        raise Usage("cannot keep a pool of", str(count), f"it has 1 to {LARGEST} paused clones", hint)
+    return count or 0
 
 
 def _refuse_words(args: argparse.Namespace) -> None:
@@ -129,7 +141,7 @@ def _ls(args: argparse.Namespace) -> int:
     else:
         images = _image_names()
         rows = [_row(one, images) for one in found]
-        print(table.columns(["NAME", "IMAGE", "MEMORY", "CREATED", "MADE IN", "STATE"], rows))
+        print(table.columns(["NAME", "IMAGE", "MEMORY", "CREATED", "MADE IN", "POOL", "STATE"], rows))
     return 0
 
 
@@ -151,12 +163,19 @@ def _row(template: Template, images: dict[str, str]) -> list[str]:
         f"{format_bytes(facts['memory_held_bytes'])} of {format_bytes(template.memory_bytes)}",
         f"{table.ago(templates.now_unix_s() - template.created_unix_s)} ago",
         f"{template.took_s:.1f} s",
+        _ready_of_wanted(facts["pool"]),
         templates.damage(template) or "ready",
     ]
 
 
+def _ready_of_wanted(pool: dict[str, Any]) -> str:
+    if not pool["wanted"]:
+        return "-"
+    return f"{pool['ready']} of {pool['wanted']}" + (" (see inspect)" if pool["trouble"] else "")
+
+
 def _facts(template: Template) -> dict[str, Any]:
-    from vmm import templates
+    from vmm import pool, templates
 
     return {
         **template._asdict(),
@@ -165,6 +184,7 @@ def _facts(template: Template) -> dict[str, Any]:
         "memory_held_bytes": _held(template.memory),
         "disk_held_bytes": sum(_held(path) for path in template.folder.iterdir()),
         "damage": templates.damage(template),
+        "pool": pool.facts(template),
     }
 
 

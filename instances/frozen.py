@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from vmm.templates import Template
 
 
-def create(name: str, request: RunRequest) -> Template:
-    """Boot a machine as the request has it, and freeze it under `name`.
+def create(name: str, request: RunRequest, pool: int = 0) -> Template:
+    """Boot a machine as the request has it, and freeze it under `name`; keep `pool` paused clones of it.
 
-    Raises InUse for a name that is taken, Unsupported for a machine that no template can hold.
+    Raises InUse for a name that is taken, Unsupported for a machine that no template, or no pool, can hold.
     """
     from vmm import freeze
 
@@ -31,13 +31,26 @@ def create(name: str, request: RunRequest) -> Template:
     image = provision.image(request.image)
 
     def prepare(folder: Path) -> MachineSpec:
-        return _prepared(request, image, name, folder)
+        spec = _prepared(request, image, name, folder)
+        if pool and spec.driver != "qemu":
+            raise Unsupported(
+                "cannot keep a pool of", name, "libvirt's machines cannot be renamed", "--driver qemu"
+            )
+        return spec
 
-    return freeze.named(paths.home(), name, prepare, request.image, boot_timeout_s())
+    return _with_pool(freeze.named(paths.home(), name, prepare, request.image, boot_timeout_s()), pool)
 
 
-def capture(name: str, source: Instance) -> Template:
-    """Freeze a machine that runs, as it is now, under `name`; it goes on.
+def _with_pool(template: Template, pool: int) -> Template:
+    if pool:
+        from vmm import refill
+
+        refill.keep(paths.home(), template.name, pool)
+    return template
+
+
+def capture(name: str, source: Instance, pool: int = 0) -> Template:
+    """Freeze a machine that runs, as it is now, under `name`; it goes on. Keep `pool` paused clones.
 
     Raises Unsupported for a container, and for a machine that no template can hold.
     """
@@ -55,7 +68,7 @@ def capture(name: str, source: Instance) -> Template:
         if machine.state() not in kinds.RUNNING:
             hint = f"vmm start {source.name}"
             raise WrongState("cannot freeze", source.name, f"it is {machine.state()}", hint)
-        return running.of_machine(paths.home(), name, machine, source.image)
+        return _with_pool(running.of_machine(paths.home(), name, machine, source.image), pool)
 
 
 def _prepared(request: RunRequest, image: Image, name: str, folder: Path) -> MachineSpec:

@@ -68,6 +68,11 @@ def boot(folder: Path, timeout_s: float, start: Callable[[], Boot]) -> Boot:
     return booting
 
 
+def hand_over(booting: Boot) -> None:
+    """Give the place of `queue` to a machine that needs none of its own; its guest gives it back."""
+    booting.place = _early.pop(get_ident(), -1)
+
+
 def take(folder: Path, timeout_s: float) -> int:
     """A place among those that boot: a descriptor to close once the guest is up (its death closes it as
     well).

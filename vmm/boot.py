@@ -43,10 +43,15 @@ class Boot:
         self._pidfd = os.pidfd_open(pid)
         self.place = -1  # among the machines that boot at once
         self.exposed = ""  # to the kernel's OOM killer, until the guest is up: what `shelter` wants
+        self.once_up: Callable[[], None] | None = None  # what need not wait for the command's end
 
     def own(self, run: Path) -> None:
         """Keep other commands off the first channel until `close`."""
         self._owned.enter_context(ports.claim(run, CHANNELS[0], _CLAIM_S))
+
+    def at_close(self, do: Callable[[], object]) -> None:
+        """Have something done when we hang up."""
+        self._owned.callback(do)
 
     def leave_monitor(self) -> None:
         """Let other commands speak to the control monitor."""
@@ -98,6 +103,9 @@ class Boot:
         if self.exposed:
             process.shelter(self.pid, self.exposed)
         self.exposed = ""
+        if self.once_up is not None:
+            self.once_up()
+        self.once_up = None
 
     def _await(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
         deadline = time.monotonic() + timeout_s

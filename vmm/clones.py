@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,17 +57,22 @@ def boot(
     if (driver.folder / "serial.log").exists():
         edges.way = f"a boot by {spec.boot}: it ran before, and its disk is no longer what a template knows"
         return None
-    template = _named(spec) if spec.template != "auto" else None
-    template = template or _template_for(spec, accel, boot_timeout_s, edges)
+    template, key = (_named(spec), "") if spec.template != "auto" else (None, _key(spec, accel, edges))
+    if not (template or key):
+        return None
+    claimed = _claimed(driver, template, key, accel, edges, dies_with_us)
+    if claimed is not None:
+        return claimed
+    template = template or _template_for(spec, accel, key, boot_timeout_s, edges)
     if template is None:
         return None
     edges.way = edges.way or f"a clone of the template {template.name}"
     os.utime(template.folder)  # which of them was unused the longest goes first
     disk = Path(spec.disks[0].path)
     pristine = disk.read_bytes() if template.automatic else b""
-    _lay_disk(template, disk)
+    lay_disk(template, disk, alone=template.automatic)
     try:
-        return _cloned(driver, accel, edges, dies_with_us, template, boot_timeout_s)
+        return cloned(driver, accel, edges, dies_with_us, template, boot_timeout_s)
     except StateRefused as refusal:
         if not template.automatic:
             hint = f"vmm template rm {template.name}, then vmm template create"
@@ -80,7 +86,44 @@ def boot(
         return None
 
 
-def _cloned(
+def _claimed(
+    driver: QemuDriver, template: Template | None, key: str, accel: str, edges: Edges, dies_with_us: bool
+) -> Boot | None:
+    """A clone that waited, paused, in a pool, where there is one of this machine's hardware."""
+    home, named = paths.home(), template is not None
+    if not (template.folder / templates.POOL if template else templates.pool_file(home, key)).exists():
+        return None
+    from vmm import pool, refill
+
+    template = template or pool.serving(home, key)
+    if template is None or (named and not pool.serves(template, driver.spec, accel)):
+        return None
+    booting = pool.claim(driver, template, edges, dies_with_us)
+    if booting is None:
+        refill.start(template.name)
+        edges.way = f"a clone of a template, as the pool of {template.name} was empty"
+        return None
+    edges.way = f"a paused clone of the pool of {template.name}"
+    booting.once_up = partial(refill.start, template.name)
+    admission.hand_over(booting)
+    if driver.spec.command_mode:
+        _publish(booting, driver)
+    return booting
+
+
+def _publish(booting: Boot, driver: QemuDriver) -> None:
+    """Forward the ports of a machine in command mode: QEMU was started without them."""
+    assert booting.monitor is not None
+    try:
+        publish(booting.monitor, driver.spec, driver.netdev(0))
+    except BaseException:
+        booting.close()
+        driver.kill()
+        driver.release()
+        raise
+
+
+def cloned(
     driver: QemuDriver,
     accel: str,
     edges: Edges,
@@ -88,6 +131,7 @@ def _cloned(
     template: Template,
     boot_timeout_s: float,
 ) -> Boot:
+    """The driver's machine as a clone that runs, still as it was frozen. Raises StateRefused, Failure."""
     spec = driver.spec
     how = launch.here(driver.run, driver.folder, accel, spec.arch)
     how = replace(how, memory_file=str(template.memory), memory_private=True, incoming=True)
@@ -159,13 +203,19 @@ def _load_state(monitor: Monitor, template: Template) -> None:
         os.close(state)
 
 
-def _template_for(spec: MachineSpec, accel: str, boot_timeout_s: float, edges: Edges) -> Template | None:
-    """The template that this machine may start from, made now where there is none yet; None: it must boot."""
+def _key(spec: MachineSpec, accel: str, edges: Edges) -> str:
+    """The key of the template that `vmm run` keeps for such machines; empty: it must boot."""
     if refused := templates.why_not_automatic(spec):
         edges.way = f"a boot by {spec.boot}: {refused}"
-        return None
+        return ""
+    return templates.key(spec, accel, templates.backing(Path(spec.disks[0].path)))
+
+
+def _template_for(
+    spec: MachineSpec, accel: str, key: str, boot_timeout_s: float, edges: Edges
+) -> Template | None:
+    """The template of that key, made now where there is none yet; None: the machine must boot."""
     home, disk = paths.home(), Path(spec.disks[0].path)
-    key = templates.key(spec, accel, templates.backing(disk))
     found = _sound(home, key)
     if found is not None:
         return found
@@ -213,13 +263,13 @@ def _sound(home: Path, name: str, tell: bool = False) -> Template | None:
     return found
 
 
-def _lay_disk(template: Template, disk: Path) -> None:
-    """The machine's disk: what the guest had written, small, is copied, so that it stands on no template.
+def lay_disk(template: Template, disk: Path, alone: bool) -> None:
+    """The machine's disk: a layer over the template's, which cannot be removed before its machines.
 
-    Of a template with a name it is a layer; such a template cannot be removed before its machines.
+    To stand `alone` it is a copy of what the guest had written, which is little in command mode.
     """
     disk.unlink(missing_ok=True)
-    disk.write_bytes((template.disk if template.automatic else template.overlay).read_bytes())
+    disk.write_bytes((template.disk if alone else template.overlay).read_bytes())
 
 
 def renew(channel: Channel, spec: MachineSpec) -> None:
@@ -244,7 +294,13 @@ def open_to_host(monitor: Monitor, spec: MachineSpec, netdev: str = "net0") -> N
 
     `netdev` is its driver's name of the first card's backend.
     """
-    for nic in () if spec.command_mode else spec.nics:
+    if not spec.command_mode:
+        publish(monitor, spec, netdev)
+
+
+def publish(monitor: Monitor, spec: MachineSpec, netdev: str) -> None:
+    """Open the spec's forwards on the first card of a running machine. Raises InUse."""
+    for nic in spec.nics:
         for one in nic.forwards:
             words = f"hostfwd_add {netdev} {hostfwd(one.protocol, one.host_ip, one.host, one.guest)}"
             said = str(monitor.execute("human-monitor-command", {"command-line": words})).strip()

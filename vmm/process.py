@@ -108,13 +108,18 @@ def expose(pid: int) -> str:
     A machine that comes up must not cost one that runs its life (proc(5), oom_score_adj).
     """
     try:
-        with open("/proc/self/oom_score_adj") as file:
-            own = file.read().strip()
+        own = own_exposure()
         with open(f"/proc/{pid}/oom_score_adj", "w") as file:
             file.write(_FIRST_TO_END)
     except OSError:
         return ""
     return own
+
+
+def own_exposure() -> str:
+    """What `shelter` gives to a process that is to be as exposed as we are."""
+    with open("/proc/self/oom_score_adj") as file:
+        return file.read().strip()
 
 
 def shelter(pid: int, as_before: str) -> None:

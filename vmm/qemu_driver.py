@@ -20,6 +20,7 @@ from vmm.spec import MachineSpec, replace
 
 if TYPE_CHECKING:
     from vmm.boot import Boot
+    from vmm.leash import Leash
     from vmm.monitor import Monitor
 
 _GREETING_S = 20.0
@@ -35,6 +36,8 @@ class QemuDriver:
         self._boot: Boot | None = None
         self._asked: socket.socket | None = None
         self._short_lived = False
+        self._leash: Leash | None = None
+        self.has_cgroup = True
 
     # ---- plan ----
 
@@ -94,7 +97,7 @@ class QemuDriver:
         self._boot = boot
         boot.exposed = process.expose(pid)
         try:
-            if not self._short_lived:
+            if self.has_cgroup and not self._short_lived:
                 self._join_cgroup(pid)
             boot.await_monitor(_GREETING_S)
         except BaseException:
@@ -102,6 +105,17 @@ class QemuDriver:
             process.end(pid)
             raise
         return boot
+
+    def adopt(self, boot: Boot, leash: Leash, dies_with_us: bool) -> None:
+        """Take over a QEMU that somebody started beforehand, and whose run directory is ours by now."""
+        self._boot, self._short_lived = boot, dies_with_us and self.spec.ephemeral
+        boot.own(self.run)
+        if dies_with_us:
+            self._leash = leash
+        else:
+            boot.at_close(leash.let_go)
+        if not self._short_lived:
+            self._join_cgroup(boot.pid)
 
     @property
     def _has_sidecars(self) -> bool:

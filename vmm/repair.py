@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmm import templates
+from vmm import pool, templates
 
 
 def repair(home: Path) -> list[str]:
-    """Remove half-made templates and memory that belongs to none; what was removed, one line each."""
-    return [f"what a template left: {path}" for path in templates.sweep(home)]
+    """Remove half-made templates, memory that belongs to none, and paused clones that nobody may have."""
+    return [f"what a template left: {path}" for path in (*pool.sweep(home), *templates.sweep(home))]

@@ -25,6 +25,7 @@ from vmm.spec import KERNEL_BOOTS, Command, Forward, MachineSpec, replace
 
 SCHEMA_VERSION = 1
 RECORD = "template.json"
+POOL = "pool.json"  # beside it, where paused clones are kept (vmm.pool)
 LARGEST_AUTOMATIC_BYTES = 1 << 30
 # The migration capability by which the state carries the devices only: both sides map the same memory file.
 LEAVE_MEMORY_OUT = {"capability": "x-ignore-shared", "state": True}
@@ -81,6 +82,11 @@ def memory_dir(home: Path) -> Path:
     if os.access(shm, os.W_OK):
         return shm / f"vmm-{paths.run_dir(home).name}"
     return paths.run_dir(home) / "memory"
+
+
+def pool_file(home: Path, key: str) -> Path:
+    """The file that names the template whose pool has machines of a key."""
+    return root(home) / f".{key}.pool"
 
 
 # ---- what a template must share with its clones ----
@@ -283,6 +289,10 @@ def remove(home: Path, name: str) -> None:
             raise InUse("cannot remove the template", repr(name), "disks stand on it", hint)
         memory = memory_dir(home) / f"{name}.memory"
         folder = root(home) / name
+        if (folder / POOL).exists():
+            from vmm import pool
+
+            pool.forget(home, load(home, name))
         with contextlib.suppress(FileNotFoundError):
             (folder / RECORD).unlink()
         with contextlib.suppress(FileNotFoundError):
