@@ -106,11 +106,25 @@ def entry() -> NoReturn:
     import gc
 
     gc.set_threshold(50_000)  # what a command imports lives to its end: looking through it finds nothing
+    _take_low_descriptors()
     _load_pathlib()
-    status = main()
+    status = _flushed(main())
     if sys.argv[1:2] and sys.argv[1] in IN_A_HURRY and not _has_threads():
-        os._exit(_flushed(status))
+        os._exit(status)
     sys.exit(status)
+
+
+def _take_low_descriptors() -> None:
+    """Where we were started with 0, 1 or 2 closed (`<&-`), no socket of ours may become a command's stdin.
+
+    /dev/null to read from: an input that has ended, and words that nobody takes are an error as before.
+    """
+    while (fd := os.open(os.devnull, os.O_RDONLY)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (as long as we live)
 
 
 def _has_threads() -> bool:
@@ -160,13 +174,19 @@ def _flushed(status: int) -> int:
     """Write out what was said; the status, or that of words which nobody takes."""
     try:
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # closed from the start (`>&-`)
-                stream.flush()
+            stream.flush()
     except BrokenPipeError:
+        _drop_words()
         return 141
     except OSError as error:
-        return status or _told(sys.argv[1], error)
+        _drop_words()
+        return status or _told(" ".join(sys.argv[1:2]), error)
     return status
+
+
+def _drop_words() -> None:
+    """Keep the interpreter's own last flush from complaining of words that nobody takes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -186,8 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader went away (`vmm ls | head`): keep the interpreter's last flush from complaining.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_words()  # the reader went away (`vmm ls | head`)
         return 141
     except Exception as error:
         return _told(command, error)
@@ -196,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(command: str, words: list[str]) -> int:
     if command in ("-h", "--help", "help"):
         return _help()
-    if command in ("-V", "--version", "version"):
+    if command in ("-V", "-v", "--version", "version"):
         print(f"vmm {version()}")
         return 0
     module = _module(command)

@@ -139,24 +139,42 @@ def test_a_fault_of_ours_asks_for_a_report_and_shows_its_traceback_only_when_ask
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
-    done = subprocess.run(
-        f"{sys.executable} -m cli.main --help | head -1",
-        shell=True,
-        capture_output=True,
-        text=True,
-        check=False,
+@pytest.mark.parametrize("words", ["--help", "run --dry-run tiny true", "df", "ls -a", "df --json"])
+def test_a_reader_that_goes_away_is_no_error(home: Path, words: str) -> None:
+    """The reader is gone before the first word: what a buffer holds is written by the last flush."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "cli.main", *words.split()]
+    env = {"VMM_HOME": str(home), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=env, check=False)
+    os.close(write)
+    assert (done.stderr, done.returncode) == ("", 141)
+
+
+def test_a_closed_input_has_ended_and_no_descriptor_of_ours_takes_its_place() -> None:
+    program = (
+        "import os, cli.main as front\n"
+        "def main():\n"
+        "    print(*(os.readlink(f'/proc/self/fd/{n}') for n in range(3)))\n"
+        "    return 0\n"
+        "front.main = main\n"
+        "front.entry()\n"
     )
-    assert done.stderr == ""
+    command = f'{sys.executable} -c "$PROGRAM" <&- 2>&-'
+    env = {**os.environ, "PROGRAM": program}
+    done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, text=True, env=env, check=False)
+    stdin, _, stderr = done.stdout.splitlines()[-1].split()
+    assert (stdin, stderr) == ("/dev/null", "/dev/null")
 
 
 @pytest.mark.parametrize(
     ("where", "status", "said"), [("> /dev/full", 1, "No space left on device"), (">&-", 0, "")]
 )
-def test_words_that_nobody_can_take(home: Path, where: str, status: int, said: str) -> None:
+@pytest.mark.parametrize("words", ["ls -a", "df"])
+def test_words_that_nobody_can_take(home: Path, words: str, where: str, status: int, said: str) -> None:
     """`ls` leaves without the interpreter's own last flush."""
     env = {"VMM_HOME": str(home), "PATH": "/usr/bin:/bin"}
-    command = f"{sys.executable} -m cli.main ls -a {where}"
+    command = f"{sys.executable} -m cli.main {words} {where}"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == status
     assert said in done.stderr
