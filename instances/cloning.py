@@ -57,6 +57,8 @@ def clone(source: Instance, name: str, live: bool, full: bool = False) -> tuple[
 
 def _check_state(name: str, state: str, live: bool) -> None:
     runs = state in kinds.RUNNING
+    if live and state == "paused":
+        raise WrongState("cannot clone", name, "it is paused, and both would go on", f"vmm resume {name}")
     if runs != live:
         hint = "--live clones a running machine" if runs else "leave --live out"
         raise WrongState("cannot clone", name, f"it is {state}", hint)

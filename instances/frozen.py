@@ -65,9 +65,10 @@ def capture(name: str, source: Instance, pool: int = 0) -> Template:
     with registry.held(source):
         machine = kinds.backend(source)
         assert isinstance(machine, Machine)
-        if machine.state() not in kinds.RUNNING:
-            hint = f"vmm start {source.name}"
-            raise WrongState("cannot freeze", source.name, f"it is {machine.state()}", hint)
+        state = machine.state()
+        if state not in kinds.RUNNING or state == "paused":  # it would go on, and so would its clones
+            hint = f"vmm {'resume' if state == 'paused' else 'start'} {source.name}"
+            raise WrongState("cannot freeze", source.name, f"it is {state}", hint)
         return _with_pool(running.of_machine(paths.home(), name, machine, source.image), pool)
 
 

@@ -311,6 +311,9 @@ def _source(text: str) -> str:
 
     if text.startswith(("/", "./", "../", "~")) or text in (".", ".."):
         return os.path.abspath(os.path.expanduser(text))
+    if "/" in text:
+        hint = f"a folder of the host begins with / or ./, so ./{text}"
+        raise Usage("cannot use the volume", repr(text), "a volume's name has no slash", hint)
     from instances.names import check as checked
 
     return checked(text)

@@ -64,6 +64,9 @@ def test_no_text_makes_the_readers_fail_otherwise_than_by_usage(text: str) -> No
 
 def test_volumes_name_folders_or_volumes() -> None:
     assert requests.parse_volume("/a:/b") == Volume("/a", "/b")
+    with pytest.raises(Usage, match="has no slash") as told:
+        requests.parse_volume("sub/folder:/b")  # docker's users write folders like this one
+    assert "./sub/folder" in told.value.hint
     assert requests.parse_volume("data:/b:ro") == Volume("data", "/b", read_only=True)
     assert requests.parse_volume("data:/b:U,ro") == Volume("data", "/b", read_only=True, chown=True)
 

@@ -42,6 +42,11 @@ def test_both_go_on(home: Path, boot: tuple[str, ...]) -> None:
         time.sleep(0.6)
         for name, before in (("one", one[4]), ("two", two[4])):
             assert int(vmm("exec", name, "cat", "/dev/shm/i").stdout) > int(before)
+        vmm("pause", "one")
+        for words in (("clone", "one", "three", "--live"), ("template", "create", "three", "one")):
+            refused = vmm(*words)
+            assert (refused.returncode, "hint: vmm resume one" in refused.stderr) == (1, True)
+        assert '"state": "paused"' in vmm("inspect", "one").stdout  # and not let go on
         assert vmm("rm", "-f", "one").returncode == 0  # the clone stands on nothing of its source
         assert vmm("exec", "two", "cat", "/d").stdout == "other\n"
     finally:
