@@ -1,5 +1,5 @@
 # make help says what there is. Everything installs what it needs first, and skips what is already there.
-.PHONY: help setup demo test test-all coverage lint types layers peers clean
+.PHONY: help setup demo test test-all coverage lint types layers peers qemu-next clean
 .DEFAULT_GOAL := help
 bin := .venv/bin
 
@@ -42,6 +42,9 @@ layers: ## import-linter: which room imports which
 
 peers: ## install the engines that the bench compares with (docker, podman, runc, ...)
 	@host/setup/install.sh peers
+
+qemu-next: ## newer QEMUs beside the host's own, in build/qemu/SUITE/bin, for tests and trials; nothing is installed
+	@host/setup/qemu-next.sh
 
 clean: ## remove what make made here (not VMM_HOME)
 	rm -rf .venv build out .pytest_cache .mypy_cache .ruff_cache

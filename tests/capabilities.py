@@ -100,6 +100,24 @@ def _virtiofsd() -> str:
     return "" if any(os.path.exists(path) for path in VIRTIOFSD) else "virtiofsd is not installed"
 
 
+def next_qemu(suite: str) -> Path:
+    """Where `make qemu-next` puts the QEMU of a suite: in front of PATH it is the one that machines take."""
+    return Path(__file__).parents[1] / "build" / "qemu" / suite / "bin"
+
+
+def _next_qemu(suite: str) -> Callable[[], str]:
+    def reason() -> str:
+        there = (next_qemu(suite) / "qemu-system-x86_64").exists()
+        return (
+            "" if there else f"QEMU of {suite} is not here (make qemu-next, where the host's archive has it)"
+        )
+
+    return reason
+
+
+NEXT_QEMUS = {"qemu10": "bookworm-backports", "qemu11": "trixie-backports"}
+
+
 def _foreign(machine: str) -> Callable[[], str]:
     def reason() -> str:
         from host.errors import HostUnfit
@@ -118,6 +136,7 @@ _REASONS: dict[str, Callable[[], str]] = {
     "root": _root,
     "user": _user,
     "qemu": _program("qemu-system-x86_64", "qemu-img"),
+    **{name: _next_qemu(suite) for name, suite in NEXT_QEMUS.items()},
     "libvirt": _program("libvirtd", "virtlogd", "virsh"),
     "cgroup": _cgroup,
     "overlay": _overlay,
