@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--memory", action="store_true", help="keep the memory of a running machine too")
     add("--json", action="store_true", help="one JSON document")
+    add("--verbose", action="store_true", help="say on stderr how the memory is kept, or was loaded")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -48,14 +49,30 @@ def main(args: argparse.Namespace) -> int:
         if args.action == "create":
             tag = args.snapshot or time.strftime("s%Y%m%d-%H%M%S")
             snapshots.create(machine, tag, args.memory, progress)
-            print(tag)
+            made = next(one for one in snapshots.listed(machine) if one.tag == tag)
+            _tell(args, "the memory is kept as", made.memory_format)
+            print(table.document(snapshot=made._asdict()) if args.json else tag)
             return 0
         if args.snapshot is None:
             raise Usage(
                 f"vmm snapshot {args.action} needs the snapshot's name", hint=f"vmm snapshot ls {args.name}"
             )
-        {"restore": snapshots.restore, "rm": snapshots.delete}[args.action](machine, args.snapshot, progress)
+        if args.action == "rm":
+            snapshots.delete(machine, args.snapshot, progress)
+            return 0
+        began = time.monotonic()
+        how = snapshots.restore(machine, args.snapshot, progress)
+        took_s = time.monotonic() - began
+        _tell(args, f"{1000 * took_s:.0f} ms, the memory by", how)
+        if args.json:
+            told = {"snapshot": args.snapshot, "memory_loaded_by": how, "took_s": round(took_s, 4)}
+            print(table.document(**told))
     return 0
+
+
+def _tell(args: argparse.Namespace, words: str, how: str) -> None:
+    if args.verbose:
+        sys.stderr.write(f"vmm: {words} {how}\n" if how else "vmm: disks alone, no memory\n")
 
 
 def _drawn(done: int, total: int) -> None:
@@ -68,9 +85,15 @@ def _list(found: list[Snapshot], as_json: bool) -> int:
         print(table.document(snapshots=[one._asdict() for one in found]))
         return 0
     rows = [
-        [one.tag, _taken(one), format_bytes(one.memory_bytes) if one.memory_bytes else "-"] for one in found
+        [
+            one.tag,
+            _taken(one),
+            format_bytes(one.memory_bytes) if one.memory_format else "-",
+            one.memory_format or "-",
+        ]
+        for one in found
     ]
-    print(table.columns(["SNAPSHOT", "TAKEN", "MEMORY"], rows))
+    print(table.columns(["SNAPSHOT", "TAKEN", "MEMORY", "KEPT AS"], rows))
     return 0
 
 

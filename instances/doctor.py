@@ -43,6 +43,7 @@ def examine(quick: bool = False) -> list[Finding]:
         ("guest helper", _guest_helper, "make setup", True),
         ("qemu", _program("qemu-system-x86_64"), "apt-get install qemu-system-x86", False),
         ("qemu-img", _program("qemu-img"), "apt-get install qemu-utils", False),
+        ("memory snapshots", _memory_snapshots, "", False),
         ("aarch64", _program("qemu-system-aarch64"), "apt-get install qemu-system-arm", False),
         ("kvm", _kvm_device if quick else _kvm, "", False),
         ("libvirt", _libvirt, "apt-get install libvirt-daemon-system; make setup", False),
@@ -161,6 +162,19 @@ def _program(name: str, static: bool = False) -> Callable[[], str]:
         return found
 
     return check
+
+
+def _memory_snapshots() -> str:
+    """How they would be kept and loaded, which is QEMU's to offer; the older way works everywhere."""
+    from vmm import offers
+
+    found = offers.of("qemu-system-x86_64")
+    said = f"QEMU {found.version}: "
+    if not found.mapped_ram:
+        return f"{said}kept in the disk (vmstate); mapped-ram comes with QEMU 9.0"
+    if not found.on_demand:
+        return f"{said}mapped-ram; not loaded on demand: {found.why_not}"
+    return f"{said}mapped-ram, loaded on demand"
 
 
 def _file(name: str) -> Callable[[], str]:

@@ -10,10 +10,11 @@ from instances import kinds, registry
 if TYPE_CHECKING:
     from instances.registry import Instance
     from vmm.machine import Machine
+    from vmm.snapshots import Snapshot
 
 
-def keep(instance: Instance, tag: str, memory: bool) -> int:
-    """Keep the disks, and the memory of a running machine, under a name; bytes of the memory's state.
+def keep(instance: Instance, tag: str, memory: bool) -> Snapshot:
+    """Keep the disks, and the memory of a running machine, under a name; what was kept, and how.
 
     Raises Unsupported for a container.
     """
@@ -22,15 +23,15 @@ def keep(instance: Instance, tag: str, memory: bool) -> int:
     with registry.held(instance):
         machine = _machine(instance)
         snapshots.create(machine, tag, memory)
-        return next(one.memory_bytes for one in snapshots.listed(machine) if one.tag == tag)
+        return next(one for one in snapshots.listed(machine) if one.tag == tag)
 
 
-def restore(instance: Instance, tag: str) -> None:
-    """Go back to a snapshot; with memory the machine runs on from there."""
+def restore(instance: Instance, tag: str) -> str:
+    """Go back to a snapshot; with memory the machine runs on from there. How it was loaded."""
     from vmm import snapshots
 
     with registry.held(instance):
-        snapshots.restore(_machine(instance), tag)
+        return snapshots.restore(_machine(instance), tag)
 
 
 def _machine(instance: Instance) -> Machine:

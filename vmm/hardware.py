@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class Hardware(NamedTuple):
-    """Memory, processors and ports: `memory_bytes` and `cpus` from birth, the others as QEMU lists them."""
+    """Memory, processors and ports: `memory_bytes` and `cpus` from birth, the others as QEMU lists them.
+
+    `machine` is the type with QEMU's own version in it (pc-q35-10.0), which later QEMUs know; of a snapshot
+    whose memory is a file of its own, `file_bytes` is that file's length. Both were not kept by older vmms.
+    """
 
     memory_bytes: int
     cpus: int
@@ -26,19 +30,32 @@ class Hardware(NamedTuple):
     plugged_cpus: tuple[dict[str, Any], ...] = ()
     ports: tuple[str, ...] = ()
     is_clone: bool | None = None  # its memory has a name of its own; None: kept by a vmm that did not ask
+    machine: str = ""
+    qemu: str = ""
+    file_bytes: int = 0
 
     def born(self, spec: MachineSpec) -> MachineSpec:
         """The spec with what the machine was born with."""
-        return replace(spec, memory_bytes=self.memory_bytes, cpus=self.cpus)
+        born = replace(spec, memory_bytes=self.memory_bytes, cpus=self.cpus)
+        return replace(born, machine=self.machine) if self.machine else born
 
 
 def of(machine: Machine) -> Hardware:
     """The hardware of the running machine, as QEMU tells it."""
+    found = _plugged(machine)
+    kind = str(machine.execute("qom-get", {"path": "/machine", "property": "type"}))
+    version = machine.execute("query-version")["qemu"]
+    return found._replace(
+        is_clone=_has_backend(machine),
+        machine=kind.removesuffix("-machine"),
+        qemu=f"{version['major']}.{version['minor']}.{version['micro']}",
+    )
+
+
+def _plugged(machine: Machine) -> Hardware:
     spec = machine.spec
     if not (spec.max_memory_bytes or spec.max_cpus):  # it has no place to plug anything else in
-        return Hardware(
-            spec.memory_bytes, spec.cpus, ports=ports.of(machine.driver), is_clone=_has_backend(machine)
-        )
+        return Hardware(spec.memory_bytes, spec.cpus, ports=ports.of(machine.driver))
     base = int(machine.execute("query-memory-size-summary")["base-memory"])
     dimms = tuple(
         dict(one["data"]) for one in machine.execute("query-memory-devices") if one["type"] == "dimm"
@@ -49,7 +66,7 @@ def of(machine: Machine) -> Hardware:
         for one in sorted(slots, key=lambda one: str(one["qom-path"]))
         if one["qom-path"].startswith("/machine/peripheral/")
     )
-    return Hardware(base, len(slots) - len(plugged), dimms, plugged, is_clone=_has_backend(machine))
+    return Hardware(base, len(slots) - len(plugged), dimms, plugged)
 
 
 def _has_backend(machine: Machine) -> bool:
@@ -59,6 +76,13 @@ def _has_backend(machine: Machine) -> bool:
 def keep(machine: Machine, tag: str) -> None:
     """Keep the machine's hardware beside a snapshot of its memory."""
     records.write(_path(machine.folder, tag), of(machine)._asdict())
+
+
+def note_file(folder: Path, tag: str, size_bytes: int) -> None:
+    """Add the length of the file that holds the memory."""
+    before = kept(folder, tag)
+    assert before is not None
+    records.write(_path(folder, tag), before._replace(file_bytes=size_bytes)._asdict())
 
 
 def kept(folder: Path, tag: str) -> Hardware | None:
@@ -74,6 +98,9 @@ def kept(folder: Path, tag: str) -> Hardware | None:
         tuple(told["plugged_cpus"]),
         tuple(told.get("ports", ())),
         told.get("is_clone"),
+        told.get("machine", ""),
+        told.get("qemu", ""),
+        told.get("file_bytes", 0),
     )
 
 
@@ -82,8 +109,14 @@ def fits(machine: Machine, tag: str) -> bool:
     before = kept(machine.folder, tag)
     if before is None:
         return True
-    now = of(machine)
-    return before == (now if before.is_clone is not None else now._replace(is_clone=None))
+    now = of(machine)._replace(qemu=before.qemu, file_bytes=before.file_bytes)
+    now = now if before.is_clone is not None else now._replace(is_clone=None)
+    return before == (now if before.machine else now._replace(machine=""))
+
+
+def tags(folder: Path) -> set[str]:
+    """The names of the snapshots for which something was kept."""
+    return {path.stem.removeprefix("hardware-") for path in folder.glob("hardware-*.json")}
 
 
 def drop(machine: Machine, tag: str) -> None:

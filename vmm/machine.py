@@ -103,14 +103,18 @@ class Machine:
 
         return ending.wait(self, timeout_s)
 
-    def start_from(self, tag: str) -> None:
-        """Start QEMU with stopped processors, load a snapshot with memory into it, and let it go on."""
+    def start_from(self, tag: str) -> str:
+        """Start QEMU with stopped processors, load a snapshot with memory into it, and let it go on.
+
+        Returns how the memory was loaded, in the words of `vmm.snapshots.restore`.
+        """
         from vmm import hardware, snapshots
 
         how = replace(self.driver.here(self.accelerator()), paused=True)
         kept = hardware.kept(self.folder, tag)
+        in_file = bool(kept and kept.file_bytes)
         if kept:
-            how = replace(how, ports=kept.ports)
+            how = replace(how, ports=kept.ports, incoming=in_file)
             if kept.is_clone and not self.spec.cloneable:
                 how = how.on_empty_file(self.spec.memory_bytes)
             self.driver = _driver(self.folder, self.run_dir, kept.born(self.spec))
@@ -118,8 +122,9 @@ class Machine:
         try:
             if kept:
                 hardware.plug_again(self, kept)
-            snapshots.load(self, tag)
+            loaded = snapshots.load_file(self, tag) if in_file else snapshots.load(self, tag)
             self.driver.resume()
+            return loaded
         except BaseException:
             self.driver.kill()
             self.driver.release()

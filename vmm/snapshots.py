@@ -1,8 +1,9 @@
 """Snapshots inside a machine's own qcow2 disks, with or without its memory; the UEFI variables go along.
 
-One mechanism for both drivers and every firmware: internal snapshots leave no chain behind, so that
-deleting one is deleting it. QEMU's HMP savevm refuses machines whose variables lie in raw pflash; the QMP
-jobs snapshot-save and snapshot-load take the list of disks, and we copy the variables file beside them.
+Disks are kept by both drivers as internal snapshots: they leave no chain behind, so that deleting one is
+deleting it. Memory goes into a file of its own where QEMU has mapped-ram (vmm.mapped_ram), else into the
+first disk. QEMU's HMP savevm refuses machines whose variables lie in raw pflash; the QMP jobs snapshot-save
+and snapshot-load take the list of disks, and we copy the variables file beside them.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from host.errors import (
     WrongState,
 )
 from host.sizes import format_bytes
-from vmm import hardware, holes, templates
+from vmm import forwards, hardware, holes, mapped_ram, templates
 
 if TYPE_CHECKING:
     from vmm.machine import Machine
+    from vmm.spec import Forward
 
 _TAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 JOB_S = 600.0
@@ -43,12 +45,19 @@ def _silent(done: int, total: int) -> None:
     pass
 
 
+VMSTATE = "vmstate"  # memory and devices inside the first disk
+
+
 class Snapshot(NamedTuple):
-    """One snapshot: `memory_bytes` is 0 where only the disks were kept."""
+    """One snapshot: what its memory takes on the disk, and how it is kept, `vmstate` or `mapped-ram`.
+
+    Where only the disks were kept both are empty.
+    """
 
     tag: str
     memory_bytes: int
     unix_s: float
+    memory_format: str = ""
 
 
 def listed(machine: Machine) -> list[Snapshot]:
@@ -58,10 +67,21 @@ def listed(machine: Machine) -> list[Snapshot]:
         return []
     words = ("qemu-img", "info", "--output=json", "--force-share", disks[0])
     told = json.loads(commands.run(words, "cannot list the snapshots", timeout_s=30))
-    found = [
-        Snapshot(one["name"], one["vm-state-size"], one["date-sec"]) for one in told.get("snapshots", [])
-    ]
+    begun = mapped_ram.unfinished(machine.folder)
+    found = [_one(machine.folder, one) for one in told.get("snapshots", []) if one["name"] not in begun]
     return sorted(found, key=lambda one: one.unix_s)
+
+
+def _one(folder: Path, told: dict[str, Any]) -> Snapshot:
+    tag, in_disk = str(told["name"]), int(told["vm-state-size"])
+    if in_disk:
+        return Snapshot(tag, in_disk, told["date-sec"], VMSTATE)
+    kept = hardware.kept(folder, tag)
+    if kept is None or not kept.file_bytes:
+        return Snapshot(tag, 0, told["date-sec"])
+    file = mapped_ram.file(folder, tag)
+    allocated = file.stat().st_blocks * 512 if file.exists() else 0
+    return Snapshot(tag, allocated, told["date-sec"], mapped_ram.NAME)
 
 
 def create(machine: Machine, tag: str, memory: bool, progress: Progress = _silent) -> None:
@@ -74,20 +94,19 @@ def create(machine: Machine, tag: str, memory: bool, progress: Progress = _silen
         raise Usage("cannot name the snapshot", repr(tag), "letters, digits, _ . - only, 63 at most")
     if any(one.tag == tag for one in listed(machine)):
         raise InUse("cannot take the snapshot", repr(tag), f"{machine.folder.name} has one of that name")
+    _drop_strays(machine)
     running = machine.pid() is not None
     if memory and not running:
         raise WrongState(
             "cannot keep the memory of", machine.folder.name, "it does not run", "leave --memory out"
         )
-    _drop_strays(machine)
     _keep_vars(machine, tag)
     try:
         if memory:
             hardware.keep(machine, tag)
         _create(machine, tag, memory, running, progress)
     except BaseException:
-        _drop_vars(machine, tag)
-        hardware.drop(machine, tag)
+        _forget(machine, tag)
         raise
     if memory:
         holes.give_back(holes.memory_of(machine.pid()))
@@ -95,9 +114,7 @@ def create(machine: Machine, tag: str, memory: bool, progress: Progress = _silen
 
 def _create(machine: Machine, tag: str, memory: bool, running: bool, progress: Progress) -> None:
     if memory:
-        _with_all_memory(machine)
-        nodes = live_nodes(machine)
-        _job(machine, "snapshot-save", {"tag": tag, "vmstate": nodes[0], "devices": nodes}, progress)
+        _create_with_memory(machine, tag, progress)
     elif running:
         actions = [_action("blockdev-snapshot-internal-sync", node, tag) for node in _live_devices(machine)]
         machine.execute("transaction", {"actions": actions}, 60.0)
@@ -106,45 +123,93 @@ def _create(machine: Machine, tag: str, memory: bool, running: bool, progress: P
             commands.run(("qemu-img", "snapshot", "-c", tag, disk), "cannot take the snapshot", timeout_s=60)
 
 
+def _create_with_memory(machine: Machine, tag: str, progress: Progress) -> None:
+    nodes = live_nodes(machine)
+    if mapped_ram.why_not(machine):
+        _with_all_memory(machine)
+        _job(machine, "snapshot-save", {"tag": tag, "vmstate": nodes[0], "devices": nodes}, progress)
+        return
+    try:
+        size_bytes = mapped_ram.save(machine, tag, nodes, progress)
+    except CommandFailed:
+        raise
+    except Failure as error:
+        raise _refused(machine, "snapshot", error.why) from None
+    hardware.note_file(machine.folder, tag, size_bytes)
+
+
 def _action(kind: str, device: str, tag: str) -> dict[str, Any]:
     return {"type": kind, "data": {"device": device, "name": tag}}
 
 
-def restore(machine: Machine, tag: str, progress: Progress = _silent) -> None:
+def restore(machine: Machine, tag: str, progress: Progress = _silent) -> str:
     """Go back to a snapshot; with memory the machine runs on from there, without it stays as it is, stopped.
 
-    Raises NotFound, and WrongState where a disk-only snapshot would be pulled from under a running guest.
+    Returns how the memory was loaded: `vmstate`, `mapped-ram`, `mapped-ram, on demand`, or nothing. Raises
+    NotFound, and WrongState where a disk-only snapshot would be pulled from under a running guest.
     """
+    mapped_ram.settle(machine)
     found = _find(machine, tag)
-    if machine.pid() is None:
-        if found.memory_bytes:
-            _put_vars_back(machine, tag)
-            machine.start_from(tag)
-            return
-        for disk in _writable(machine):
-            commands.run(
-                ("qemu-img", "snapshot", "-a", tag, disk), "cannot restore the snapshot", timeout_s=60
-            )
-    elif found.memory_bytes and hardware.fits(machine, tag):
+    running = machine.pid() is not None
+    if found.memory_format == mapped_ram.NAME:
+        return _restore_from_file(machine, tag, running)
+    if found.memory_format and running and hardware.fits(machine, tag):
         load(machine, tag)
-    elif found.memory_bytes:
-        machine.kill()  # it has got processors or memory since, which the snapshot knows nothing of
+    elif found.memory_format:
+        if running:
+            machine.kill()  # it has got processors or memory since, which the snapshot knows nothing of
         _put_vars_back(machine, tag)
-        machine.start_from(tag)
-    else:
+        return machine.start_from(tag)
+    elif running:
         name = machine.folder.name
         why = "a running guest would not know that its disk went back"
         raise WrongState(f"cannot restore the disks {tag!r} of", name, why, f"vmm stop {name} first")
+    else:
+        _disks_back(machine, tag)
     _put_vars_back(machine, tag)
+    return found.memory_format
 
 
-def load(machine: Machine, tag: str, progress: Progress = _silent) -> None:
-    """Load disks and memory into the machine's QEMU."""
+def _restore_from_file(machine: Machine, tag: str, running: bool) -> str:
+    """Into a new QEMU always: one that runs takes no such file in."""
+    kept = hardware.kept(machine.folder, tag)
+    assert kept is not None
+    mapped_ram.check(machine, tag, kept.file_bytes)
+    given: tuple[Forward, ...] = ()
+    if running:
+        mapped_ram.check_qemu(machine)
+        if any(nic.kind == "user" for nic in machine.spec.nics):
+            given = forwards.listed(machine.driver)
+        machine.kill()
+    how = machine.start_from(tag)
+    there = forwards.listed(machine.driver) if given else ()
+    for one in given:
+        if one not in there and one.host not in {port.host for port in there}:
+            forwards.add(machine.driver, one)
+    return how
+
+
+def _disks_back(machine: Machine, tag: str) -> None:
+    for disk in _writable(machine):
+        commands.run(("qemu-img", "snapshot", "-a", tag, disk), "cannot restore the snapshot", timeout_s=60)
+
+
+def load_file(machine: Machine, tag: str) -> str:
+    """Load memory from its file into a QEMU that waits for it, then disks and variables; how."""
+    how = mapped_ram.load(machine, tag)
+    _disks_back(machine, tag)  # not sooner: a state that QEMU refuses leaves them as they were
+    _put_vars_back(machine, tag)
+    return how
+
+
+def load(machine: Machine, tag: str, progress: Progress = _silent) -> str:
+    """Load disks, and memory from one of them, into the machine's QEMU; how."""
     kept = hardware.kept(machine.folder, tag)
     if kept and kept.is_clone:
         _with_all_memory(machine)
     nodes = live_nodes(machine)
     _job(machine, "snapshot-load", {"tag": tag, "vmstate": nodes[0], "devices": nodes}, progress)
+    return VMSTATE
 
 
 def _with_all_memory(machine: Machine) -> None:
@@ -155,6 +220,7 @@ def _with_all_memory(machine: Machine) -> None:
 
 def delete(machine: Machine, tag: str, progress: Progress = _silent) -> None:
     """Remove a snapshot; its clusters are free for the guest again."""
+    mapped_ram.settle(machine)
     _find(machine, tag)
     if machine.pid() is not None:
         _job(machine, "snapshot-delete", {"tag": tag, "devices": live_nodes(machine)}, progress)
@@ -163,7 +229,13 @@ def delete(machine: Machine, tag: str, progress: Progress = _silent) -> None:
             commands.run(
                 ("qemu-img", "snapshot", "-d", tag, disk), "cannot remove the snapshot", timeout_s=60
             )
-    _drop_vars(machine, tag)
+    _forget(machine, tag)
+
+
+def _forget(machine: Machine, tag: str) -> None:
+    """Remove what is kept beside the disks for a snapshot."""
+    _vars_copy(machine, tag).unlink(missing_ok=True)
+    mapped_ram.file(machine.folder, tag).unlink(missing_ok=True)
     hardware.drop(machine, tag)
 
 
@@ -274,12 +346,12 @@ def _put_vars_back(machine: Machine, tag: str) -> None:
 
 
 def _drop_strays(machine: Machine) -> None:
-    """Variables that a killed command kept for a snapshot which it never took."""
-    known = {f"vars-{one.tag}.fd" for one in listed(machine)}
-    for path in machine.folder.glob("vars-*.fd"):
-        if path.name not in known:
-            path.unlink(missing_ok=True)
-
-
-def _drop_vars(machine: Machine, tag: str) -> None:
-    _vars_copy(machine, tag).unlink(missing_ok=True)
+    """What a killed command kept for a snapshot which it never took; a job of QEMU's goes on without it."""
+    if machine.pid() is not None:
+        _clear(machine, time.monotonic() + JOB_S)
+    mapped_ram.settle(machine)
+    known = {one.tag for one in listed(machine)}
+    begun = {path.stem.removeprefix("vars-") for path in machine.folder.glob("vars-*.fd")}
+    begun |= {path.stem.removeprefix("memory-") for path in machine.folder.glob("memory-*.ram")}
+    for tag in (begun | hardware.tags(machine.folder)) - known:
+        _forget(machine, tag)

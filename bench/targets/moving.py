@@ -11,22 +11,23 @@ if TYPE_CHECKING:
 TAG = "bench"
 
 
-def snapshot(instance: Instance) -> dict[str, float]:
-    """`snapshot_s`, `restore_s` and `snapshot_bytes` of a running machine's memory and disks.
+def snapshot(instance: Instance) -> tuple[dict[str, float], str]:
+    """`snapshot_s`, `restore_s` and `snapshot_bytes` of a running machine's memory and disks, and the way.
 
     Raises Unsupported for a container.
     """
     from instances import snapshots
 
     began_s = time.monotonic()
-    size_bytes = snapshots.keep(instance, TAG, memory=True)
+    size_bytes = snapshots.keep(instance, TAG, memory=True).memory_bytes
     kept_s = time.monotonic()
-    snapshots.restore(instance, TAG)
-    return {
+    way = snapshots.restore(instance, TAG)
+    values = {
         "snapshot_s": kept_s - began_s,
         "restore_s": time.monotonic() - kept_s,
         "snapshot_bytes": float(size_bytes),
     }
+    return values, way
 
 
 def move(instance: Instance) -> dict[str, float]:

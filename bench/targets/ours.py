@@ -216,6 +216,7 @@ class OurHeld:
 
     def __init__(self, instance: Instance, accelerator: str | None, configured_bytes: int) -> None:
         self.instance, self.accelerator = instance, accelerator
+        self.way: str | None = None
         self._configured_bytes = configured_bytes
 
     def _inspected(self) -> dict[str, Any]:
@@ -258,7 +259,8 @@ class OurHeld:
         """Keep its memory and disks, and go back to them."""
         from bench.targets import moving
 
-        return moving.snapshot(self.instance)
+        values, self.way = moving.snapshot(self.instance)
+        return values
 
     def move(self) -> dict[str, float]:
         """Have a second QEMU go on with a copy of it."""

@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+from capabilities import NEXT_QEMUS, need, next_qemu
+
 from host import paths
 from host.stdio import Stdio
 from images import bases, disks, initrds, kernels
@@ -27,6 +30,15 @@ QUIET = Stdio(stdin=os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 def shared_home() -> Path:
     """The home of all machine tests, made once, whose folders QEMU's own user can pass."""
     return Path(os.environ.get("VMM_TEST_HOME", "/var/tmp/vmm-test-home"))
+
+
+def chosen(driver: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The driver of a test's parameter; `qemu10` and its like are `qemu` with that QEMU in front of PATH."""
+    if driver not in NEXT_QEMUS:
+        return driver
+    need(driver)
+    monkeypatch.setenv("PATH", f"{next_qemu(NEXT_QEMUS[driver])}:{os.environ['PATH']}")
+    return "qemu"
 
 
 @functools.cache
@@ -69,7 +81,7 @@ def machine(*argv: str, image_name: str = "tiny", **more: Any) -> Iterator[Machi
     instances = paths.ensure(shared_home() / "instances")
     folder = Path(tempfile.mkdtemp(prefix="m-", dir=instances))
     folder.chmod(0o755)
-    held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    held = os.open(folder / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(held, fcntl.LOCK_EX)  # without a record, a command in this home would take it for half made
     run = paths.run_dir(shared_home()) / folder.name
     try:

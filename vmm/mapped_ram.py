@@ -1,0 +1,282 @@
+"""A running machine's memory kept in a file of its own, in QEMU's mapped-ram form (QEMU 9.0 and later).
+
+Every page has its place in the file, so it grows no larger than the memory, is written in one go, and can be
+read from any place (docs/devel/migration/mapped-ram.rst). The disks are kept inside themselves, as always.
+The guest stands still until all is written, and QEMU would not let it go on by itself: a process of our own
+does, should the command be killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from host import commands
+from host.errors import BadData, DeadlinePassed, Failure, NotFound, Unsupported, WrongState
+from host.sizes import format_bytes
+from vmm import diagnosis, process
+
+if TYPE_CHECKING:
+    from vmm.machine import Machine
+    from vmm.monitor import Monitor
+
+NAME = "mapped-ram"
+ON_DEMAND = "mapped-ram, on demand"
+_FULL_SPEED = 1 << 40  # QEMU's default, 128 MiB/s, is meant for networks, and holds for files too
+_LIMIT_S = 600.0
+_PAUSE_S = 0.005
+_ENDED = ("completed", "failed", "cancelled")
+
+
+def why_not(machine: Machine) -> str:
+    """Why the running machine's memory cannot be kept this way, or an empty string."""
+    if machine.spec.driver != "qemu":
+        return "libvirt owns its monitor"
+    if _has_owner(machine.folder):  # coming back is a new QEMU, and the old one's end would be the command's
+        return "a command in another terminal lives with this QEMU"
+    if NAME not in _capabilities(machine):
+        return "this QEMU knows no mapped-ram"
+    if machine.execute("query-status")["status"] != "running":
+        return "it is paused, and QEMU gives its disks back to a guest that goes on only"
+    if any(one["name"].startswith("hot-") for one in machine.execute("qom-list", {"path": _PLUGGED})):
+        return "a device was plugged in, which a new QEMU would not have at its place"
+    return ""
+
+
+_PLUGGED = "/machine/peripheral"
+
+
+def _has_owner(folder: Path) -> bool:
+    """Whether a `vmm run` in the foreground holds the instance's folder."""
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _capabilities(machine: Machine) -> set[str]:
+    return {str(one["capability"]) for one in machine.execute("query-migrate-capabilities")}
+
+
+def file(folder: Path, tag: str) -> Path:
+    """Where a snapshot's memory and devices are kept."""
+    return folder / f"memory-{tag}.ram"
+
+
+def unfinished(folder: Path) -> dict[str, Path]:
+    """The files of snapshots that were begun and never done, by their names."""
+    found = folder.glob("memory-*.ram.new")
+    return {path.name.removeprefix("memory-").removesuffix(".ram.new"): path for path in found}
+
+
+def save(machine: Machine, tag: str, nodes: list[str], progress: Callable[[int, int], None]) -> int:
+    """Keep disks, memory and devices under a name while the guest stands still; the bytes of the file.
+
+    `nodes` are QEMU's names of the disks. Raises Failure with QEMU's words; the guest goes on then, too, and
+    nothing is left.
+    """
+    new = file(machine.folder, f"{tag}").with_suffix(".ram.new")
+    with _guarded(machine):
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with machine.driver.control() as monitor:
+                _write(monitor, fd, tag, nodes, progress)
+            os.fdatasync(fd)
+            size_bytes = os.fstat(fd).st_size
+            new.rename(file(machine.folder, tag))
+        except BaseException:
+            settle(machine)
+            raise
+        finally:
+            os.close(fd)
+    return size_bytes
+
+
+def _write(
+    monitor: Monitor, fd: int, tag: str, nodes: list[str], progress: Callable[[int, int], None]
+) -> None:
+    _set(monitor, {NAME: True, "x-ignore-shared": False})
+    monitor.execute("migrate-set-parameters", {"max-bandwidth": _FULL_SPEED})
+    uri = _lend(monitor, fd)
+    monitor.execute("stop")  # with it QEMU has written all of the disks
+    data = [{"device": node, "name": tag} for node in nodes]
+    actions = [{"type": "blockdev-snapshot-internal-sync", "data": one} for one in data]
+    monitor.execute("transaction", {"actions": actions}, 60.0)
+    monitor.execute("migrate", {"uri": uri})
+    _await_written(monitor, progress)
+    monitor.execute("cont")
+    _set(monitor, {NAME: False})  # QEMU keeps it, and no other migration goes to a file
+
+
+def _lend(monitor: Monitor, fd: int) -> str:
+    """The address of our open file for QEMU, whose own user may open nothing in our folder."""
+    return f"file:/dev/fdset/{monitor.execute('add-fd', fd=fd)['fdset-id']}"
+
+
+def _set(monitor: Monitor, states: dict[str, bool]) -> None:
+    named = [{"capability": name, "state": state} for name, state in states.items()]
+    monitor.execute("migrate-set-capabilities", {"capabilities": named})
+
+
+def _await_written(monitor: Monitor, progress: Callable[[int, int], None]) -> None:
+    deadline = time.monotonic() + _LIMIT_S
+    while (told := monitor.execute("query-migrate")).get("status") != "completed":
+        if told.get("status") in _ENDED:
+            words = str(told.get("error-desc", "QEMU gives no reason"))
+            raise Failure("cannot keep the memory of", monitor.name, words)
+        if time.monotonic() > deadline:
+            raise DeadlinePassed("cannot keep the memory of", monitor.name, f"not done after {_LIMIT_S:g} s")
+        if ram := told.get("ram"):
+            progress(ram["total"] - ram["remaining"], ram["total"])
+        time.sleep(_PAUSE_S)
+
+
+@contextlib.contextmanager
+def _guarded(machine: Machine) -> Iterator[None]:
+    """A process beside ours that settles what we leave when we are killed: the guest must not stand still."""
+    listening, ours = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            os.close(ours)
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for fd in (0, 1, 2):
+                os.dup2(nowhere, fd)
+            if not os.read(listening, 1):
+                settle(machine)
+        finally:
+            os._exit(0)
+    os.close(listening)
+    try:
+        yield
+    finally:
+        os.write(ours, b".")
+        os.close(ours)
+        os.waitpid(pid, 0)
+
+
+def settle(machine: Machine) -> None:
+    """Undo snapshots that were begun and never done: the guest goes on, and disks and folder lose them."""
+    for tag, path in unfinished(machine.folder).items():
+        if machine.pid() is None:
+            _forget_stopped(machine, tag)
+        else:
+            _forget_running(machine, tag)
+        path.unlink(missing_ok=True)
+
+
+def _forget_stopped(machine: Machine, tag: str) -> None:
+    for disk in machine.spec.disks:
+        if disk.format == "qcow2" and not disk.read_only:
+            with contextlib.suppress(Failure):  # it had not come so far
+                commands.run(("qemu-img", "snapshot", "-d", tag, disk.path), "cannot undo", timeout_s=60)
+
+
+def _forget_running(machine: Machine, tag: str) -> None:
+    with machine.driver.control() as monitor:
+        monitor.execute("migrate_cancel")
+        deadline = time.monotonic() + 10
+        while (status := monitor.execute("query-migrate").get("status")) and status not in _ENDED:
+            if time.monotonic() > deadline:
+                raise DeadlinePassed("cannot undo a snapshot of", monitor.name, f"QEMU is still {status}")
+            time.sleep(_PAUSE_S)
+        if monitor.execute("query-status")["status"] in ("paused", "postmigrate"):
+            monitor.execute("cont")
+        _set(monitor, {NAME: False})
+        for one in monitor.execute("query-block"):
+            inserted = one.get("inserted") or {}
+            if any(kept["name"] == tag for kept in inserted.get("image", {}).get("snapshots", ())):
+                words = {"device": inserted["node-name"], "name": tag}
+                monitor.execute("blockdev-snapshot-delete-internal-sync", words, 60.0)
+
+
+# ---- back ----
+
+
+def check(machine: Machine, tag: str, size_bytes: int) -> None:
+    """Refuse a file that cannot be what was written; raises NotFound, BadData."""
+    path = file(machine.folder, tag)
+    what = f"cannot restore the snapshot {tag!r} of"
+    if not path.exists():
+        raise NotFound(what, machine.folder.name, f"{path} with its memory is gone", "vmm snapshot rm it")
+    found = path.stat().st_size
+    if found != size_bytes:
+        why = f"{path} has {format_bytes(found)}, {format_bytes(size_bytes)} were written"
+        raise BadData(what, machine.folder.name, why, "vmm snapshot rm it")
+
+
+def check_qemu(machine: Machine) -> None:
+    """Refuse where the QEMU that a start would take cannot read such a file; raises Unsupported."""
+    from vmm import offers
+
+    qemu = machine.here().qemu
+    if not offers.of(qemu).mapped_ram:
+        raise unreadable(machine.folder.name)
+
+
+def unreadable(name: str) -> Unsupported:
+    """The error for a QEMU without mapped-ram."""
+    why = "its memory was kept by a QEMU that has mapped-ram, which this one has not"
+    return Unsupported("cannot restore the memory of", name, why, "a QEMU of 9.0 or later restores it")
+
+
+def load(machine: Machine, tag: str) -> str:
+    """Let a QEMU that was started for it take memory and devices in; how: NAME or ON_DEMAND.
+
+    Its processors and its disks stay untouched until `cont`. Raises Unsupported for a QEMU without
+    mapped-ram, Failure with QEMU's words, which ends then.
+    """
+    if NAME not in _capabilities(machine):
+        raise unreadable(machine.folder.name)
+    pid = machine.pid()
+    fd = os.open(file(machine.folder, tag), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with machine.driver.control() as monitor:
+            how = _choose(monitor)
+            monitor.execute("migrate-incoming", {"uri": _lend(monitor, fd)})
+            _await_read(monitor)
+            if how == NAME:
+                _set(monitor, {NAME: False, "late-block-activate": False})
+    except WrongState:  # it hung up: a QEMU that cannot read a state ends
+        if pid is None or not _is_gone(pid):
+            raise
+        raise diagnosis.ended(machine.folder.name, machine.folder, process.reap(pid)) from None
+    finally:
+        os.close(fd)
+    return how
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        process.wait_gone(pid, 2.0)
+    except DeadlinePassed:
+        return False
+    return True
+
+
+def _choose(monitor: Monitor) -> str:
+    """Pages on demand (fast-snapshot-load.rst) where QEMU and the host's userfaultfd allow it."""
+    _set(monitor, {NAME: True, "late-block-activate": True})
+    try:
+        _set(monitor, {"postcopy-ram": True})
+    except Failure:
+        return NAME
+    return ON_DEMAND
+
+
+def _await_read(monitor: Monitor) -> None:
+    deadline = time.monotonic() + _LIMIT_S
+    while monitor.execute("query-status")["status"] == "inmigrate":
+        if time.monotonic() > deadline:
+            raise DeadlinePassed("cannot restore the memory of", monitor.name, f"after {_LIMIT_S:g} s")
+        time.sleep(_PAUSE_S)
