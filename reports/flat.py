@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from bench.core.sample import EDGES, Sample
 
 _PLAIN = (
-    "campaign", "plan_hash", "experiment", "cell", "target", "image", "mode", "accelerator", "block", "order",
-    "warmup", "status", "exit_status", "began_unix_s",
+    "campaign", "plan_hash", "experiment", "cell", "target", "image", "mode", "accelerator", "way", "block",
+    "order", "warmup", "status", "exit_status", "began_unix_s",
 )  # fmt: skip
 # A spreadsheet runs a cell that begins with one of these as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -28,8 +28,9 @@ class Series:
 
     @property
     def label(self) -> str:
-        """The target's name, with the accelerator where one took part."""
-        return f"{self.target} · {self.accelerator.upper()}" if self.accelerator else self.target
+        """The target's name, with the accelerator where one took part, and the way where it has several."""
+        under = [self.accelerator.upper()] if self.accelerator else []
+        return " · ".join([self.target, *under, *sorted({one.way for one in self.samples if one.way})])
 
     @property
     def emulated(self) -> bool:

@@ -258,6 +258,7 @@ class Campaign:
             hint=parts.hint,
             exit_status=parts.exit_status,
             accelerator=parts.accelerator,
+            way=parts.way,
             edges_ns=parts.edges_ns,
             values=parts.values,
             began_unix_s=round(began_unix_s, 6),

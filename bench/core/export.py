@@ -20,7 +20,7 @@ def to_csv(samples: Iterable[Sample]) -> str:
     """One row a sample: edges in nanoseconds since t0, every value in a column of its own."""
     samples = list(samples)
     plain = ["campaign", "plan_hash", "experiment", "cell", "target", "image", "mode", "block", "order",
-             "warmup", "status", "error", "exit_status", "accelerator", "began_unix_s"]  # fmt: skip
+             "warmup", "status", "error", "exit_status", "accelerator", "way", "began_unix_s"]  # fmt: skip
     values = sorted({name for one in samples for name in one.values})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -127,8 +127,9 @@ def heading(rows: Sequence[Row]) -> str:
 
 
 def label(row: Row) -> str:
-    """The target, with its accelerator where one took part."""
-    return f"{row.target} ({row.accelerator})" if row.accelerator else row.target
+    """The target, with its accelerator where one took part, and its way where it has several."""
+    more = ", ".join(word for word in (row.accelerator, row.way) if word)
+    return f"{row.target} ({more})" if more else row.target
 
 
 def value_text(value: float, what: str) -> str:

@@ -29,7 +29,7 @@ class Sample:
     """One run of one target in one cell; a failure, a timeout and a target that is missing are samples too.
 
     `edges_ns` are nanoseconds since t0 on the host's CLOCK_MONOTONIC, `values` are numbers by names that end
-    in their unit, `warnings` are codes of `bench.core.noise`.
+    in their unit, `warnings` are codes of `bench.core.noise`, `way` is which of a target's ways it went.
     """
 
     campaign: str
@@ -47,6 +47,7 @@ class Sample:
     hint: str | None = None
     exit_status: int | None = None
     accelerator: str | None = None
+    way: str | None = None
     edges_ns: Mapping[str, int] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     began_unix_s: float = 0.0

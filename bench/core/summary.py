@@ -27,6 +27,7 @@ class Row(NamedTuple):
     ratio: Interval | None
     base: str | None
     why: str = ""
+    way: str | None = None
 
 
 def rows(samples: Sequence[Sample], base: str = "ct") -> list[Row]:
@@ -93,6 +94,7 @@ def _rows(group: str, what: str, by_target: dict[str, list[Sample]], base: str) 
             ratio = stats.ratio_interval(shared)
         accelerator = next((one.accelerator for one in found if one.accelerator), None)
         why = next((one.error for one in reversed(found) if one.error), None) or ""
+        ways = {one.way for one in found if one.way}
         made.append(
             Row(
                 group,
@@ -106,6 +108,7 @@ def _rows(group: str, what: str, by_target: dict[str, list[Sample]], base: str) 
                 ratio,
                 base or None,
                 why,
+                " and ".join(sorted(ways)) or None,
             )
         )
     return made

@@ -62,6 +62,7 @@ class Parts:
     """What a target reports of one run; the core makes the sample of it. Edges are nanoseconds since t0.
 
     `output` is what the command said, for the experiment's code to read its numbers from; it is not kept.
+    `way` is told with the target's name where one target may go several: how a memory was loaded, say.
     """
 
     status: str = "ok"
@@ -72,6 +73,7 @@ class Parts:
     error: str | None = None
     hint: str | None = None
     output: str = ""
+    way: str | None = None
 
 
 class Held(Protocol):

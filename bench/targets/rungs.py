@@ -159,14 +159,14 @@ class Restore(Rung):
             runs.stop(instance, 0.0)
             edges = Edges()
             edges.mark("t0")
-            snapshots.restore(instance, TAG)
+            way = snapshots.restore(instance, TAG)
             edges.mark("t3")
             said = said_inside(instance, cell.command)
             edges.mark("t8")
         edges.mark("t9")
         if MARKER not in said:
             return Parts("failed", error=f"the marker never came; it said {said[:80]!r}")
-        return Parts(edges_ns=edges.since_ns(), accelerator=self._accelerator)
+        return Parts(edges_ns=edges.since_ns(), accelerator=self._accelerator, way=way)
 
 
 class Cloned(Clone):

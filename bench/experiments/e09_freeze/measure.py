@@ -16,7 +16,7 @@ def measure(target: Target, cell: Cell) -> Parts:
             values = _done(target, held, str(cell.param("work", "pause")))
         except Unsupported as error:
             return workload.skipped(str(error), error.hint)
-        return Parts(values=values, accelerator=held.accelerator)
+        return Parts(values=values, accelerator=held.accelerator, way=getattr(held, "way", None))
 
 
 def _done(target: Target, held: Held, work: str) -> dict[str, float]:
