@@ -112,21 +112,25 @@ def _list(args: argparse.Namespace) -> int:
     from bench import experiments
     from bench.core import plan
 
-    for name, path in experiments.plans().items():
-        print(f"  {name:<16} {plan.load(path).question}")
+    plans = experiments.plans()
+    width = max(map(len, plans))
+    for name, path in plans.items():
+        print(f"  {name:<{width}}  {plan.load(path).question}")
     return 0
 
 
 def _list_targets() -> int:
     from bench import targets
 
-    for name, target in targets.load(name for name in targets.TARGETS if name not in targets.HIDDEN).items():
+    shown = [name for name in targets.TARGETS if name not in targets.HIDDEN]
+    width = max(map(len, shown))
+    for name, target in targets.load(shown).items():
         missing = target.why_unavailable()
         if missing is None:
             versions = ", ".join(version for version in target.versions().values())
-            print(f"  {name:<14} yes  {versions}")
+            print(f"  {name:<{width}}  yes  {versions}".rstrip())
         else:
-            print(f"  {name:<14} no   {missing.why}" + (f"; {missing.hint}" if missing.hint else ""))
+            print(f"  {name:<{width}}  no   {missing.why}" + (f"; {missing.hint}" if missing.hint else ""))
     return 0
 
 
@@ -143,8 +147,8 @@ def _planned(args: argparse.Namespace) -> Plan:
         chosen = frozenset(args.targets.split(","))
         unknown = chosen - set(made.targets)
         if unknown:
-            words = ", ".join(made.targets)
-            raise Usage("no such target in the plan", ", ".join(sorted(unknown)), hint=f"it has {words}")
+            hint = f"it has {', '.join(made.targets)}; vmm race IMAGE --targets A,B --runs N takes any"
+            raise Usage("no such target in the plan", ", ".join(sorted(unknown)), hint=hint)
         made = plan.only(made, chosen)
     if args.groups:
         made = plan.some(made, args.groups)
@@ -162,7 +166,7 @@ def _plan(args: argparse.Namespace) -> int:
         runs = f"{group.runs}..{group.max_runs}" if group.max_runs > group.runs else f"{group.runs}"
         print(f"  {group.cells()[0].group}: {group.warmup}+{runs} blocks of {' '.join(told)}")
     total_s = sum(group.estimate_s(frozenset(usable)) for group in made.groups)
-    print(f"\nestimated {total_s / 60:.1f} min; in (brackets): missing here, see vmm bench list --targets")
+    print(f"\nestimated {_length(total_s)}; in (brackets): missing here, see vmm bench list --targets")
     _print_order(made, usable)
     return 0
 
@@ -286,8 +290,12 @@ def _say_estimate(made: Plan, campaign: Campaign) -> None:
     total_s = sum(group.estimate_s(usable) for group in made.groups)
     told = ", ".join(sorted(usable)) or "nothing"
     making_s = _making_s(made)
-    images = f", and {making_s / 60:.1f} min for images that are not made yet" if making_s else ""
-    _say(f"{made.name} ({made.hash}): about {total_s / 60:.1f} min{images}, with {told}")
+    images = f", and {_length(making_s)} for images that are not made yet" if making_s else ""
+    _say(f"{made.name} ({made.hash}): about {_length(total_s)}{images}, with {told}")
+
+
+def _length(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _making_s(made: Plan) -> float:

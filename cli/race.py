@@ -53,6 +53,7 @@ def main(args: argparse.Namespace) -> int:
     plan = _plan(args.image, racers(args.targets), args.runs)
     from bench.core import store
 
+    _fetch(args.image, plan.targets)
     store.set_aside(args.out)
     samples = _raced(plan, args.out)
     ended = _ranking(samples)
@@ -60,6 +61,15 @@ def main(args: argparse.Namespace) -> int:
         _record(samples, args.record)
         print(args.record, file=sys.stderr)
     return 0 if ended else 1
+
+
+def _fetch(image: str, names: tuple[str, ...]) -> None:
+    """Have the image made or pulled before anybody starts: one that is nowhere is told once."""
+    from bench.targets import HIDDEN
+    from instances import provision
+
+    if set(names) - HIDDEN:  # the harness' own know no images
+        provision.image(image)
 
 
 def racers(words: str) -> list[str]:
@@ -73,7 +83,7 @@ def _plan(image: str, names: list[str], runs: int) -> Plan:
 
     unknown = [name for name in names if name not in targets.TARGETS]
     if unknown:
-        hint = f"there are {', '.join(targets.TARGETS)}"
+        hint = f"there are {', '.join(name for name in targets.TARGETS if name not in targets.HIDDEN)}"
         raise Usage("no such target", ", ".join(unknown), hint=hint)
     there = [name for name, one in targets.load(names).items() if one.why_unavailable() is None]
     if not there:

@@ -74,16 +74,19 @@ def _verdict(cell: str, first: Sequence[float], second: Sequence[float], p: floa
         p=p,
         equivalent_p=same.p,
         detectable=stats.detectable(first, second),
-        words=_words(p, same.equivalent),
+        words=_words(p, same.equivalent, 2 / math.comb(len(first) + len(second), len(first))),
     )
 
 
-def _words(p: float, equivalent: bool) -> str:
+def _words(p: float, equivalent: bool, least: float) -> str:
+    """The verdict; `least` is the smallest p that a rank test of so many runs can give."""
     if math.isnan(p):
         return "too few"
     if p < ALPHA:
         return "different"
-    return "equivalent" if equivalent else "undecided"
+    if equivalent:
+        return "equivalent"
+    return "too few" if least >= ALPHA else "undecided"
 
 
 def to_table(verdicts: Sequence[Verdict], margin: float = 0.05) -> str:
@@ -99,6 +102,8 @@ def to_table(verdicts: Sequence[Verdict], margin: float = 0.05) -> str:
         "  sees: the smallest difference that these runs show with 80 % power",
         f"  p: rank test, Holm over all cells; equivalent: within {margin:.0%} by two one-sided tests",
     ]
+    if any(one.words == "too few" for one in verdicts):
+        lines.append("  too few: no ranks of so few runs give p < 0.05; 6 pairs can, or 4 and 4")
     return "\n".join(lines) + "\n"
 
 
@@ -113,7 +118,10 @@ def paired_groups(samples: Sequence[Sample], first: str, second: str, margin: fl
     ]
     adjusted = stats.holm({one.cell: one.p for one in found})
     return [
-        one._replace(p=adjusted[one.cell], words=_words(adjusted[one.cell], one.equivalent_p < ALPHA))
+        one._replace(
+            p=adjusted[one.cell],
+            words=_words(adjusted[one.cell], one.equivalent_p < ALPHA, 2.0 ** (1 - one.n[0])),
+        )
         for one in found
     ]
 
@@ -134,7 +142,7 @@ def paired(samples: Sequence[Sample], group: str, first: str, second: str, margi
         p=p,
         equivalent_p=same.p,
         detectable=stats.detectable(bases, tops),
-        words=_words(p, same.equivalent),
+        words=_words(p, same.equivalent, 2.0 ** (1 - len(blocks))),
     )
 
 

@@ -81,13 +81,19 @@ def _markdown_row(row: Row) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def _below(facts: Mapping[str, Any]) -> str:
+    """What the host itself runs on: its hypervisor is not the accelerator of our machines."""
+    name = facts.get("virtualization", "?")
+    return "bare metal" if name == "none" else f"itself a guest ({name})"
+
+
 def _how(campaign: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     overhead = campaign.get("overhead", {})
     found = [
         f"- plan {campaign.get('plan_hash', '?')}, outcome: {campaign.get('outcome', '?')}",
         "- medians with 95 % BCa bootstrap intervals; ratios are medians of per-block ratios",
         f"- host: {facts.get('cpu_model', '?')}, {facts.get('cores', '?')} cores, kernel "
-        f"{facts.get('kernel', '?')}, cgroup {facts.get('cgroup', '?')}, {facts.get('virtualization', '?')}",
+        f"{facts.get('kernel', '?')}, cgroup {facts.get('cgroup', '?')}, {_below(facts)}",
     ]
     if overhead:
         found.append(

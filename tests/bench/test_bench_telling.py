@@ -164,6 +164,26 @@ def test_the_line_on_a_terminal_has_target_and_last_value_however_long_the_group
     assert len(line) < 80
 
 
+@pytest.mark.parametrize(("runs", "said"), [(3, "too few"), (4, "different")])
+def test_so_few_runs_that_no_ranks_can_differ_are_told_as_such(runs: int, said: str) -> None:
+    """Three and three give p = 0.1 at best: ten times as long is no `undecided` difference."""
+    first, second = ({"cell": [scale + n / 100 for n in range(runs)]} for scale in (1.0, 10.0))
+    (verdict,) = compare.compared(first, second)
+    assert verdict.words == said
+    assert ("6 pairs" in compare.to_table([verdict])) == (said == "too few")
+
+
+@pytest.mark.parametrize(("runs", "said"), [(5, "too few"), (6, "different")])
+def test_so_few_pairs_that_no_ranks_can_differ_are_told_as_such(runs: int, said: str) -> None:
+    samples = [
+        _sample(target, block, edges_ns={"t0": 0, "t8": int(1e9 * (seconds + block / 100))})
+        for block in range(runs)
+        for target, seconds in (("ct", 1.0), ("vm", 10.0))
+    ]
+    (verdict,) = compare.paired_groups(samples, "ct", "vm")
+    assert verdict.words == said
+
+
 def test_odd_and_even_blocks_of_one_run_are_compared_with_what_could_be_seen() -> None:
     samples = [_sample("ct", block, edges_ns={"t0": 0, "t8": 1_000_000 + block % 5}) for block in range(20)]
     odd, even = compare.odd_and_even(samples)
