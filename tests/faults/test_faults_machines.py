@@ -14,7 +14,7 @@ from pathlib import Path
 
 import leaks
 import pytest
-from capabilities import need
+from capabilities import NEXT_QEMUS, need, next_qemu
 from commandline import CommandLine
 
 from host import paths
@@ -208,8 +208,15 @@ def test_kill_9_of_create_leaves_all_or_nothing(vmm: CommandLine, driver: str) -
             vmm.ok("rm", "half")
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_kill_9_of_snapshot_leaves_a_machine_that_goes_on(vmm: CommandLine, driver: str) -> None:
+@pytest.mark.parametrize("driver", [*DRIVERS, "qemu10"])
+def test_kill_9_of_snapshot_leaves_a_machine_that_goes_on(
+    vmm: CommandLine, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if driver == "qemu10":
+        need(driver)
+        path = f"{next_qemu(NEXT_QEMUS[driver])}:{vmm.env['PATH']}"
+        monkeypatch.setitem(vmm.env, "PATH", path)
+        driver = "qemu"
     tick = "i=0; while :; do i=$((i+1)); echo $i > /tick; sleep 0.1; done"
     with machine(vmm, driver, command=("sh", "-c", tick)) as name:
         seed = random.randrange(1 << 32)
@@ -229,6 +236,8 @@ def test_kill_9_of_snapshot_leaves_a_machine_that_goes_on(vmm: CommandLine, driv
             vmm.ok("exec", name, "true")
         for one in shown:
             vmm.ok("snapshot", "rm", name, one["tag"])
+        folder = vmm.home / "instances" / name
+        assert not [path for path in folder.iterdir() if path.name.startswith(("memory-", "hardware-"))]
         vmm.ok("stop", "-t", "2", name)
         disk = vmm.inspect(name)["spec"]["disks"][0]["path"]
         subprocess.run(["qemu-img", "check", "-q", disk], check=True)
