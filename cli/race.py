@@ -90,7 +90,7 @@ def _plan(image: str, names: list[str], runs: int) -> Plan:
         hint = "vmm bench list --targets says why"
         raise HostUnfit("nobody can race here", ", ".join(names), "no target is available", hint)
     group = Group("start", "command", image, tuple(there), runs=runs, deadline_s=120)
-    return Plan("race", "who is there first?", secrets.randbits(31), (group,))
+    return Plan("race", "Who is there first?", secrets.randbits(31), (group,))
 
 
 def _raced(plan: Plan, out: Path) -> list[Sample]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from bench.core.sample import EDGES, Sample
 from bench.core.stats import Interval
@@ -13,6 +14,7 @@ from reports import units
 from reports.figures.slope import Slope, slopes
 from reports.gathered import COLD, START_MODES, Group, Series, groups, interval_s, times_s
 from reports.sections import Part, Section
+from reports.summaries import paired_ratio
 
 CACHES = ("warm: its files are in memory", "cold: they come from the disk")
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -71,7 +73,8 @@ def _end_points(group: Group) -> Slider | None:
         above, below = (_median(times_s(series.good(), "t0", edge)) for series in (machine, container))
         if above is None:
             continue
-        ratio = units.times(above / below) if below else "no such edge"
+        paired = paired_ratio(machine, container, partial(interval_s, last=edge))
+        ratio = units.times(paired.estimate) if paired else "no such edge"
         name = f"{edge}: {EDGES[edge]}"
         steps.append(Step(name, units.seconds(above), units.seconds(below) if below else "–", ratio))
     if len(steps) < 2:
@@ -83,7 +86,8 @@ def _end_points(group: Group) -> Slider | None:
         (machine.label, container.label),
         (machine.css, container.css),
         tuple(steps),
-        f"Medians from the request to each edge, n = {len(machine.good())} and {len(container.good())}.",
+        f"Medians from the request to each edge, n = {len(machine.good())} and {len(container.good())}; the "
+        "ratio is taken within blocks, then its median, as in the tables.",
     )
 
 

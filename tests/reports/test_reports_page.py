@@ -57,6 +57,20 @@ def test_the_page_opens_with_one_picture_and_five_sentences(tmp_path: Path) -> N
     assert all(re.search(r"\d", sentence) for sentence in sentences)
 
 
+def test_one_ratio_is_told_whatever_part_of_the_page_tells_it(tmp_path: Path) -> None:
+    """Of three blocks where the median of the ratios, 13x, is not the ratio of the medians, 15x."""
+    lines = [
+        synthetic.sample(
+            target=target, block=block, order=block, edges_ns={"t0": 0, "t2": 10**6, "t8": at_s * 10**9}
+        )
+        for target, starts_s in (("ct", (1, 2, 3)), ("vm", (30, 10, 40)))
+        for block, at_s in enumerate(starts_s)
+    ]
+    html = built(tmp_path, lines)
+    assert "13×" in text_of(html)
+    assert "15×" not in text_of(html)
+
+
 def test_a_campaign_other_than_the_demo_is_headed_by_its_own_question(tmp_path: Path) -> None:
     def heading(question: object, name: str = "ladder", target: str = "rung-direct") -> str:
         line = synthetic.sample(target=target, edges_ns={"t0": 0, "t8": 2_000_000_000})
