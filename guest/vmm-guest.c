@@ -15,7 +15,6 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -66,6 +65,7 @@ struct exec {
     uint32_t id;
     uint16_t flags;
     int in, out, err; /* our ends; -1 closed. A terminal has in == out, and no err */
+    int ended[2];     /* out and err at their end: closed once the host knows the status */
     char *ring;       /* WINDOW bytes of stdin that the command has not read yet */
     uint32_t ring_at, ring_len;
     bool in_ended, exited;
@@ -75,7 +75,7 @@ struct exec {
 
 static struct port ports[PORTS], log_port = {.fd = -1};
 static struct exec execs[EXECS];
-static int port_count, port_epoll;
+static int port_count, watched; /* an epoll instance of all that we wait for */
 int system_mode;
 static int null_fd;
 uint64_t began_boottime_ns;
@@ -104,10 +104,11 @@ static void emit(struct port *p, uint8_t type, uint32_t id, const void *payload,
 
 static void answer(struct port *p, uint8_t type, uint32_t id, int32_t first, int32_t error, const char *words) {
     char payload[512];
+    size_t n = strnlen(words, sizeof payload - 8);
     memcpy(payload, &first, 4);
     memcpy(payload + 4, &error, 4);
-    int n = snprintf(payload + 8, sizeof payload - 8, "%s", words);
-    emit(p, type, id, payload, 8 + (uint32_t)(n < 503 ? n : 503));
+    memcpy(payload + 8, words, n);
+    emit(p, type, id, payload, 8 + (uint32_t)n);
 }
 
 static void done(struct port *p, uint32_t id, int error, const char *what) { answer(p, DONE, id, 0, error, what); }
@@ -158,12 +159,16 @@ static int open_named(const char *wanted, size_t length) {
 
 static int open_port(const char *name) { return open_named(name, strlen(name) + 1); }
 
-/* Edge-triggered: a port whose host hung up is always ready for poll(2), and would keep us running. */
-static bool watch_port(struct port *p, int fd) {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLET, .data.ptr = p};
+static void watch(int fd, uint32_t events, void *what) {
+    struct epoll_event event = {.events = events, .data.ptr = what};
+    epoll_ctl(watched, EPOLL_CTL_ADD, fd, &event);
+}
+
+/* Edge-triggered: a port whose host hung up is always ready, and would keep us running. */
+static void watch_port(struct port *p, int fd) {
     p->fd = fd;
     p->readable = p->writable = true;
-    return epoll_ctl(port_epoll, EPOLL_CTL_ADD, fd, &event) == 0;
+    watch(fd, EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLET, p);
 }
 
 static void find_ports(void) {
@@ -197,10 +202,20 @@ static void close_ends(struct exec *e) {
     close_fd(&e->err);
 }
 
+/* To close a pipe is much code, cold in a clone: it can wait. A terminal's end is a hangup inside. */
+static void retire(struct exec *e, int *fd) {
+    if (e->in == *fd) e->in = -1;
+    if (e->flags & TTY) return close_fd(fd);
+    e->ended[fd == &e->err] = *fd;
+    *fd = -1;
+}
+
 static void forget(struct exec *e) {
     close_ends(e);
+    close_fd(&e->ended[0]);
+    close_fd(&e->ended[1]);
     free(e->ring);
-    *e = (struct exec){.in = -1, .out = -1, .err = -1};
+    *e = (struct exec){.in = -1, .out = -1, .err = -1, .ended = {-1, -1}};
 }
 
 /* The host that started it is gone: a terminal hangs up, pipes are read and dropped so that nothing blocks. */
@@ -224,6 +239,14 @@ struct command {
     int child[3]; /* the command's ends of its descriptors */
 };
 
+/* Edge-triggered: whose turn it is finds `work` out, which tries all until nothing moves. */
+static int watch_ends(const struct exec *e) {
+    if (e->in >= 0 && e->in != e->out) watch(e->in, EPOLLOUT | EPOLLET, NULL);
+    watch(e->out, (e->in == e->out ? EPOLLIN | EPOLLOUT : EPOLLIN) | EPOLLET, NULL);
+    if (e->err >= 0) watch(e->err, EPOLLIN | EPOLLET, NULL);
+    return 0;
+}
+
 static int open_terminal(struct command *c, struct exec *e) {
     struct winsize size = {.ws_row = c->rows, .ws_col = c->cols};
     int locked = 0;
@@ -232,7 +255,7 @@ static int open_terminal(struct command *c, struct exec *e) {
     ioctl(e->out, TIOCSWINSZ, &size);
     c->child[0] = ioctl(e->out, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
     c->child[1] = c->child[2] = c->child[0];
-    return c->child[0];
+    return c->child[0] < 0 ? -1 : watch_ends(e);
 }
 
 static int open_pipe(int *ours, int *theirs, bool to_child) {
@@ -258,6 +281,7 @@ static int open_spare(struct command *c, struct exec *e) {
     else c->child[0] = spare.null, close(spare.ours[0]), close(spare.theirs[0]);
     e->out = spare.ours[1], c->child[1] = spare.theirs[1];
     e->err = spare.ours[2], c->child[2] = spare.theirs[2];
+    if (e->in >= 0) watch(e->in, EPOLLOUT | EPOLLET, NULL); /* out and err are watched from before */
     return 0;
 }
 
@@ -266,7 +290,8 @@ static int open_stdio(struct command *c, struct exec *e) {
     if (fits_spare(c)) return open_spare(c, e);
     if (!(c->flags & WITH_STDIN)) c->child[0] = fcntl(null_fd, F_DUPFD_CLOEXEC, 3);
     else if (open_pipe(&e->in, &c->child[0], true) < 0) return -1;
-    return open_pipe(&e->out, &c->child[1], false) < 0 ? -1 : open_pipe(&e->err, &c->child[2], false);
+    if (open_pipe(&e->out, &c->child[1], false) < 0 || open_pipe(&e->err, &c->child[2], false) < 0) return -1;
+    return watch_ends(e);
 }
 
 static const char *variable(char **env, const char *name) {
@@ -274,6 +299,17 @@ static const char *variable(char **env, const char *name) {
     for (; *env; env++)
         if (strncmp(*env, name, n) == 0 && (*env)[n] == '=') return *env + n + 1;
     return NULL;
+}
+
+/* DIR/NAME. printf(3) is much code, cold in a clone; what a clone's first command needs does without. */
+static bool join_path(char path[PATH_MAX], const char *dir, size_t n, const char *name) {
+    size_t length = strlen(name) + 1;
+    errno = ENAMETOOLONG;
+    if (n + 1 + length > PATH_MAX) return false;
+    memcpy(path, dir, n);
+    if (n) path[n++] = '/';
+    memcpy(path + n, name, length);
+    return true;
 }
 
 /* execvpe(3) with the PATH of the command, not ours; EACCES on the way is remembered, as a shell does. */
@@ -284,9 +320,9 @@ static int exec_by_path(struct command *c) {
     if (strchr(c->argv[0], '/') || !*c->argv[0]) return execve(c->argv[0], c->argv, c->env), errno;
     for (int error = ENOENT;; dirs++) {
         size_t n = strcspn(dirs, ":");
-        snprintf(path, sizeof path, "%.*s%s%s", (int)n, dirs, n ? "/" : "", c->argv[0]);
+        bool fits = join_path(path, dirs, n, c->argv[0]);
         /* A look costs a clone, whose code is all cold, less than an execve(2) that fails; where kernels cannot, we try. */
-        if (syscall(SYS_faccessat2, AT_FDCWD, path, F_OK, AT_EACCESS) == 0 || errno == ENOSYS) execve(path, c->argv, c->env);
+        if (fits && (syscall(SYS_faccessat2, AT_FDCWD, path, F_OK, AT_EACCESS) == 0 || errno == ENOSYS)) execve(path, c->argv, c->env);
         if (errno != ENOENT && errno != ENOTDIR) error = errno;
         if (!*(dirs += n)) return error;
     }
@@ -335,6 +371,7 @@ static void make_spare(void) {
         if (open_pipe(&spare.ours[fd], &spare.theirs[fd], fd == 0) < 0) return; /* nothing is lost but time */
     if (open_pipe(&spare.go, &spare.wait, true) < 0 || open_pipe(&spare.gone, &spare.going, false) < 0) return;
     fcntl(spare.gone, F_SETFL, 0); /* that one we wait for */
+    for (int fd = 1; fd < 3; fd++) watch(spare.ours[fd], EPOLLIN | EPOLLET, NULL);
     spare.pid = clone(be_spare, stack + sizeof stack, CLONE_VM | SIGCHLD, NULL);
     if (spare.pid < 0) spare.pid = 0;
     close(spare.wait), close(spare.going);
@@ -437,8 +474,7 @@ static void on_exec(struct port *p, uint32_t id, char *payload, uint32_t length)
         struct command c = {list, env, two[1], two[0], head[0], head[1], head[2], {0}, {-1, -1, -1}};
         struct user who;
         if (!variable(env, "HOME") && resolve_user(c.user, &who)) {
-            snprintf(home, sizeof home, "HOME=%s", who.home);
-            env[head[4]] = home;
+            env[head[4]] = strcat(strcpy(home, "HOME="), who.home);
         }
         start(p, e, id, &c);
         untouched = false;
@@ -487,11 +523,7 @@ static bool drain(struct exec *e, int *fd, uint8_t type) {
     if (*fd < 0 || (p && p->out_len)) return false;
     ssize_t n = read(*fd, p ? p->out + (p == &log_port ? RECORD : sizeof(struct header)) : dropped, CHUNK);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
-    if (n <= 0) { /* end of file; of a terminal: EIO */
-        if (e->in == *fd) e->in = -1;
-        close_fd(fd);
-        return true;
-    }
+    if (n <= 0) return retire(e, fd), true; /* end of file; of a terminal: EIO */
     if (p == &log_port) seal_record(p, type == STDOUT ? 1 : 2, (uint32_t)n);
     else if (p) seal(p, type, e->id, (uint32_t)n);
     if (p) flush_port(p);
@@ -523,15 +555,17 @@ static bool pump(struct exec *e) {
     return true;
 }
 
-static void reap(void) {
-    int status;
-    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
-        for (struct exec *e = execs; e < execs + EXECS; e++)
-            if (e->pid == pid) {
-                e->exited = true;
-                e->status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-                e->drain_until_ns = (int64_t)clock_ns(CLOCK_MONOTONIC) + 200000000;
-            }
+/* The next child that ended; with WNOWAIT it stays what it is. */
+static bool note_end(int how) {
+    siginfo_t end = {0};
+    if (waitid(P_ALL, 0, &end, WEXITED | WNOHANG | how) < 0 || !end.si_pid) return false;
+    for (struct exec *e = execs; e < execs + EXECS; e++)
+        if (e->pid == end.si_pid) {
+            e->exited = true;
+            e->status = end.si_code == CLD_EXITED ? end.si_status : 128 + end.si_status;
+            e->drain_until_ns = (int64_t)clock_ns(CLOCK_MONOTONIC) + 200000000;
+        }
+    return true;
 }
 
 /* ---- what the host asks for ---- */
@@ -655,16 +689,6 @@ static void read_uevents(int fd) {
     if (port) find_ports();
 }
 
-static void read_port_events(void) {
-    struct epoll_event events[PORTS];
-    int n = epoll_wait(port_epoll, events, PORTS, 0);
-    for (int i = 0; i < n; i++) {
-        struct port *p = events[i].data.ptr;
-        p->readable |= (events[i].events & (EPOLLIN | EPOLLHUP)) != 0;
-        p->writable |= (events[i].events & EPOLLOUT) != 0;
-    }
-}
-
 static bool work(void) {
     static unsigned int first; /* whose output goes first changes, so that no command starves another */
     bool moved = flush_port(&log_port);
@@ -677,22 +701,33 @@ static bool work(void) {
     return moved;
 }
 
-/* What to wait for: of a command only what can move now, or poll(2) would return at once. */
-static int add_waits(struct pollfd *fds, int n, int *timeout_ms) {
-    for (struct exec *e = execs; e < execs + EXECS; e++) {
-        if (!e->pid) continue;
-        bool room = !e->sink || !e->sink->out_len;
-        if (e->out >= 0 && room) fds[n++] = (struct pollfd){.fd = e->out, .events = POLLIN};
-        if (e->err >= 0 && room) fds[n++] = (struct pollfd){.fd = e->err, .events = POLLIN};
-        if (e->in >= 0 && e->ring_len) fds[n++] = (struct pollfd){.fd = e->in, .events = POLLOUT};
-        if (e->exited) *timeout_ms = 20;
-    }
-    return n;
+/* The host hears of a first end before the kernel takes the process apart, which costs a clone 300 blocks of code. The
+ * signal is read before the last look: what ended meanwhile is in it. */
+static void bury(int deaths) {
+    struct signalfd_siginfo died;
+    note_end(WNOWAIT);
+    while (work()) {}
+    while (read(deaths, &died, sizeof died) > 0) {}
+    while (note_end(0)) {}
+}
+
+static int timeout_ms(void) {
+    for (struct exec *e = execs; e < execs + EXECS; e++)
+        if (e->pid && e->exited) return 20;
+    return -1;
+}
+
+static void take(const struct epoll_event *event, int *deaths, int *uevents) {
+    struct port *p = event->data.ptr; /* NULL: a command's pipe or terminal, of which `work` knows what to do */
+    if (event->data.ptr == deaths) return bury(*deaths);
+    if (event->data.ptr == uevents) return read_uevents(*uevents);
+    if (!p) return;
+    p->readable |= (event->events & (EPOLLIN | EPOLLHUP)) != 0;
+    p->writable |= (event->events & EPOLLOUT) != 0;
 }
 
 _Noreturn void serve(void) {
-    struct pollfd fds[3 + 3 * EXECS];
-    struct signalfd_siginfo died;
+    struct epoll_event events[PORTS];
     sigset_t children;
     sigemptyset(&children);
     sigaddset(&children, SIGCHLD);
@@ -702,19 +737,15 @@ _Noreturn void serve(void) {
     null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     random_fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
     untouched = resolve_user("0", &first_root) && !system_mode;
-    port_epoll = epoll_create1(EPOLL_CLOEXEC);
+    watched = epoll_create1(EPOLL_CLOEXEC);
     int deaths = signalfd(-1, &children, SFD_NONBLOCK | SFD_CLOEXEC), uevents = open_uevents();
+    watch(deaths, EPOLLIN, &deaths);
+    watch(uevents, EPOLLIN, &uevents);
     find_ports();
     for (;;) {
-        int timeout_ms = -1;
         while (work()) {}
-        fds[0] = (struct pollfd){.fd = port_epoll, .events = POLLIN};
-        fds[1] = (struct pollfd){.fd = deaths, .events = POLLIN};
-        fds[2] = (struct pollfd){.fd = uevents, .events = POLLIN};
-        poll(fds, (nfds_t)add_waits(fds, 3, &timeout_ms), timeout_ms);
-        if (fds[0].revents) read_port_events();
-        if (fds[1].revents && read(deaths, &died, sizeof died) > 0) reap();
-        if (fds[2].revents) read_uevents(uevents);
+        int n = epoll_wait(watched, events, PORTS, timeout_ms());
+        for (int i = 0; i < n; i++) take(&events[i], &deaths, &uevents);
     }
 }
 
