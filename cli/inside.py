@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from cli import keys
-from host.errors import Usage
+from host.errors import Unsupported, Usage
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
 from host.typing import TYPE_CHECKING
@@ -96,6 +96,9 @@ def main(args: argparse.Namespace | Plain) -> int:
 def _exec(instance: registry.Instance, args: argparse.Namespace | Plain) -> int:
     if not args.arguments:
         raise Usage("nothing to run", hint=f"vmm exec {args.name} COMMAND, or vmm shell {args.name}")
+    if args.detach_keys is not None:
+        why = "a command of exec ends with its terminal"
+        raise Unsupported("cannot use --detach-keys", why=why, hint="vmm exec -d lets one run on")
     if args.tty and args.interactive and not os.isatty(0):
         raise Usage("cannot use -t", why="stdin is not a terminal", hint="leave -t out")
     wanted = ExecRequest(

@@ -119,6 +119,7 @@ def _run(campaign: Campaign) -> list[Sample]:
     try:
         return campaign.run()
     except KeyboardInterrupt:
+        print(f"interrupted after {len(campaign.samples)} runs", file=sys.stderr)
         return campaign.samples
 
 

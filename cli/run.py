@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kind.add_argument("--vm", dest="kind", action="store_const", const=MACHINE, help="a virtual machine")
     if command == "run":
         parser.add_argument("-d", "--detach", action="store_true", help="let it run, print its id")
-        parser.add_argument("--detach-keys", help="keys that leave a terminal (ctrl-p,ctrl-q)")
+        parser.add_argument("--detach-keys", help="keys that leave a container's terminal (ctrl-p,ctrl-q)")
     parser.add_argument("-i", "--interactive", action="store_true", help="pass our stdin on")
     parser.add_argument("-t", "--tty", action="store_true", help="give the command a terminal")
     parser.add_argument("--rm", action="store_true", help="remove it when it has ended")

@@ -183,6 +183,7 @@ _CONTAINER_ONLY = {
     "time_offset_s": ("--time-offset", "a machine has clocks of its own"),
     "log_opts": ("--log-opt", "what a machine says is not rotated; use --ct"),
     "no_healthcheck": ("--no-healthcheck", "machines have no health check"),
+    "detach_keys": ("--detach-keys", "start it with -d; vmm exec -it and vmm console go inside and leave"),
 }
 
 
