@@ -15,15 +15,19 @@ from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, InUse, Unsupported, from_os_error
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import admission, bringup, clones, forwards, launch, ports, readiness, templates
+from vmm import admission, bringup, clones, forwards, launch, ports, readiness, state_pipe, templates
 from vmm.boot import Boot
 from vmm.channel import Channel
+from vmm.frames import Hello
 from vmm.monitor import Monitor
 from vmm.spec import Command, MachineSpec, replace
 from vmm.templates import Template
 
 _SAVE_S = 60.0
 _SETTLE_S = 0.2
+# One second after its drivers began, Linux stops all processors to change over to the TSC, and tells the
+# console (tsc_refine_calibration_work): in every clone of a machine frozen shortly before.
+_CLOCK_CHOSEN_S = 1.1
 # Every clone is given an ed25519 key of its own; of the other kinds two clones would have the same.
 FORGET_KEYS = "rm -f /etc/ssh/ssh_host_rsa_key* /etc/ssh/ssh_host_ecdsa_key* /etc/ssh/ssh_host_dsa_key*"
 
@@ -148,7 +152,8 @@ def reserve(size_bytes: int, memory: Path) -> None:
 def _save(boot: Boot, state: Path, boot_timeout_s: float, spec: MachineSpec, likely: Command) -> float:
     channel = boot.await_helper(boot_timeout_s)
     assert boot.monitor is not None
-    system_mode = channel.greeting is not None and channel.greeting.system_mode
+    assert channel.greeting is not None
+    system_mode = channel.greeting.system_mode
     if system_mode:
         _await_sshd(boot.monitor, boot_timeout_s)
     up = time.monotonic()
@@ -162,9 +167,15 @@ def _save(boot: Boot, state: Path, boot_timeout_s: float, spec: MachineSpec, lik
         with contextlib.suppress(Failure):  # a command that is not there will say so itself
             channel.settle(_SAVE_S)
     channel.sync()
-    time.sleep(_SETTLE_S)  # work that the kernel put off; a clone should not begin with it
+    _await_calm(channel.greeting)
     save_to(boot.monitor, state)
     return up
+
+
+def _await_calm(hello: Hello) -> None:
+    """Let the kernel do what it put off: a clone should not begin with it."""
+    chosen = hello.host_ns(hello.began_boottime_ns) / 1e9 + _CLOCK_CHOSEN_S
+    time.sleep(max(_SETTLE_S, chosen - time.monotonic()))
 
 
 def prepare_sshd(channel: Channel) -> None:
@@ -201,9 +212,19 @@ def save_state(monitor: Monitor, state: int) -> None:
     Raises Failure with QEMU's words, DeadlinePassed.
     """
     monitor.execute("migrate-set-capabilities", {"capabilities": [templates.LEAVE_MEMORY_OUT]})
-    monitor.execute("getfd", {"fdname": "state"}, fd=state)
-    monitor.execute("migrate", {"uri": "fd:state"}, timeout_s=_SAVE_S)
-    deadline = time.monotonic() + _SAVE_S
+    pipe = state_pipe.Writer(state)
+    try:
+        monitor.execute("getfd", {"fdname": "state"}, fd=pipe.into)
+        pipe.lent()
+        monitor.execute("migrate", {"uri": "fd:state"}, timeout_s=_SAVE_S)
+        deadline = time.monotonic() + _SAVE_S
+        _await_saved(monitor, pipe, deadline)
+        pipe.finish(deadline)
+    finally:
+        pipe.close()
+
+
+def _await_saved(monitor: Monitor, pipe: state_pipe.Writer, deadline: float) -> None:
     while True:
         told: dict[str, Any] = monitor.execute("query-migrate")
         if told.get("status") == "completed":
@@ -216,7 +237,7 @@ def save_state(monitor: Monitor, state: int) -> None:
             raise DeadlinePassed(
                 "cannot save the machine's state", why=f"after {_SAVE_S:g} s: {told.get('status')}"
             )
-        time.sleep(0.002)
+        pipe.move(0.002)
 
 
 def finish(
