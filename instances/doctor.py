@@ -173,8 +173,8 @@ def _memory_snapshots() -> str:
     if not found.mapped_ram:
         return f"{said}kept in the disk (vmstate); mapped-ram comes with QEMU 9.0"
     if not found.on_demand:
-        return f"{said}mapped-ram; not loaded on demand: {found.why_not}"
-    return f"{said}mapped-ram, loaded on demand"
+        return f"{said}kept in files (mapped-ram); no fast snapshot load: {found.why_not}"
+    return f"{said}kept in files (mapped-ram); its fast snapshot load is not used by vmm yet"
 
 
 def _file(name: str) -> Callable[[], str]:

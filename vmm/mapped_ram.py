@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from vmm.monitor import Monitor
 
 NAME = "mapped-ram"
-ON_DEMAND = "mapped-ram, on demand"
 _FULL_SPEED = 1 << 40  # QEMU's default, 128 MiB/s, is meant for networks, and holds for files too
 _LIMIT_S = 600.0
 _PAUSE_S = 0.005
@@ -230,8 +229,8 @@ def unreadable(name: str) -> Unsupported:
     return Unsupported("cannot restore the memory of", name, why, "a QEMU of 9.0 or later restores it")
 
 
-def load(machine: Machine, tag: str) -> str:
-    """Let a QEMU that was started for it take memory and devices in; how: NAME or ON_DEMAND.
+def load(machine: Machine, tag: str) -> None:
+    """Let a QEMU that was started for it take memory and devices in.
 
     Its processors and its disks stay untouched until `cont`. Raises Unsupported for a QEMU without
     mapped-ram, Failure with QEMU's words, which ends then.
@@ -242,18 +241,16 @@ def load(machine: Machine, tag: str) -> str:
     fd = os.open(file(machine.folder, tag), os.O_RDONLY | os.O_CLOEXEC)
     try:
         with machine.driver.control() as monitor:
-            how = _choose(monitor)
+            _set(monitor, {NAME: True, "late-block-activate": True})
             monitor.execute("migrate-incoming", {"uri": _lend(monitor, fd)})
             _await_read(monitor)
-            if how == NAME:
-                _set(monitor, {NAME: False, "late-block-activate": False})
+            _set(monitor, {NAME: False, "late-block-activate": False})
     except WrongState:  # it hung up: a QEMU that cannot read a state ends
         if pid is None or not _is_gone(pid):
             raise
         raise diagnosis.ended(machine.folder.name, machine.folder, process.reap(pid)) from None
     finally:
         os.close(fd)
-    return how
 
 
 def _is_gone(pid: int) -> bool:
@@ -262,16 +259,6 @@ def _is_gone(pid: int) -> bool:
     except DeadlinePassed:
         return False
     return True
-
-
-def _choose(monitor: Monitor) -> str:
-    """Pages on demand (fast-snapshot-load.rst) where QEMU and the host's userfaultfd allow it."""
-    _set(monitor, {NAME: True, "late-block-activate": True})
-    try:
-        _set(monitor, {"postcopy-ram": True})
-    except Failure:
-        return NAME
-    return ON_DEMAND
 
 
 def _await_read(monitor: Monitor) -> None:

@@ -15,7 +15,9 @@ _LIMIT_S = 20.0
 
 
 class Offers(NamedTuple):
-    """`on_demand`: pages of a mapped-ram file come while the guest runs; else `why_not`, in QEMU's words."""
+    """`on_demand`: it could load pages of a mapped-ram file while the guest runs (fast-snapshot-load.rst);
+    else `why_not`, in QEMU's words.
+    """
 
     version: str
     mapped_ram: bool

@@ -145,8 +145,8 @@ def _action(kind: str, device: str, tag: str) -> dict[str, Any]:
 def restore(machine: Machine, tag: str, progress: Progress = _silent) -> str:
     """Go back to a snapshot; with memory the machine runs on from there, without it stays as it is, stopped.
 
-    Returns how the memory was loaded: `vmstate`, `mapped-ram`, `mapped-ram, on demand`, or nothing. Raises
-    NotFound, and WrongState where a disk-only snapshot would be pulled from under a running guest.
+    Returns how the memory was loaded: `vmstate`, `mapped-ram`, or nothing. Raises NotFound, and WrongState
+    where a disk-only snapshot would be pulled from under a running guest.
     """
     mapped_ram.settle(machine)
     found = _find(machine, tag)
@@ -196,10 +196,10 @@ def _disks_back(machine: Machine, tag: str) -> None:
 
 def load_file(machine: Machine, tag: str) -> str:
     """Load memory from its file into a QEMU that waits for it, then disks and variables; how."""
-    how = mapped_ram.load(machine, tag)
+    mapped_ram.load(machine, tag)
     _disks_back(machine, tag)  # not sooner: a state that QEMU refuses leaves them as they were
     _put_vars_back(machine, tag)
-    return how
+    return mapped_ram.NAME
 
 
 def load(machine: Machine, tag: str, progress: Progress = _silent) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from capabilities import need
-from machines import machine
+from machines import chosen, machine
 from test_vmm_machine import inside, log_of, until_said
 
 from host import commands
@@ -174,9 +174,19 @@ def test_a_stopped_machine_goes_on_from_its_memory() -> None:
         assert kept <= ticks(it) < kept + 100
 
 
-@pytest.mark.parametrize("driver", ["qemu", pytest.param("libvirt", marks=pytest.mark.slow)])
-def test_snapshots_from_before_and_after_an_update_both_come_back(driver: str) -> None:
+@pytest.mark.parametrize(
+    "driver",
+    [
+        "qemu",
+        pytest.param("libvirt", marks=pytest.mark.slow),
+        pytest.param("qemu10", marks=pytest.mark.slow),
+    ],
+)
+def test_snapshots_from_before_and_after_an_update_both_come_back(
+    driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     need("root", "qemu", "kernel", "busybox", "guest-helper", *(["libvirt"] if driver == "libvirt" else []))
+    driver = chosen(driver, monkeypatch)
 
     def size(it: Machine) -> tuple[int, int]:
         return int(inside(it, "nproc")[1]), int(inside(it, "grep", "MemTotal", "/proc/meminfo")[1].split()[1])

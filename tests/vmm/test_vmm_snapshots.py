@@ -38,9 +38,12 @@ def up(it: Machine) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("driver", DRIVERS)
-def test_a_uefi_machine_goes_back_with_its_memory_and_its_variables(driver: str) -> None:
+@pytest.mark.parametrize("driver", [*DRIVERS, "qemu10"])
+def test_a_uefi_machine_goes_back_with_its_memory_and_its_variables(
+    driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     need("ovmf")
+    driver = chosen(driver, monkeypatch)
     with machine("sh", "-c", SLEEP, driver=driver, boot="uefi", memory_bytes=256 << 20) as it:
         up(it)
         variables = Path(it.spec.firmware_vars)
