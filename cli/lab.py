@@ -84,7 +84,7 @@ def _bring_up(step: labs.Step, request: RunRequest) -> None:
     if step.action == "replace":
         runs.remove(registry.load(step.instance), force=True)
     if step.action in ("make", "replace"):
-        runs.run_detached(request, Edges())
+        runs.run_detached(run.with_image(request), Edges())
     elif step.action == "start":
         runs.start(registry.load(step.instance))
 
@@ -124,8 +124,8 @@ def _ps(lab: labs.Lab, args: argparse.Namespace, requests: dict[str, RunRequest]
         name = f"{lab.name}-{member.name}"
         row = there.get(name)
         state = state_words(row.state, row.status) if row else "not there"
-        rows.append(
-            [name, requests[member.name].kind, member.words[-1] if not row else row.instance.image, state]
-        )
+        asked = requests[member.name]
+        image = row.instance.image if row else asked.image or f"of {asked.template}"
+        rows.append([name, asked.kind, image, state])
     print(table.columns(["INSTANCE", "KIND", "IMAGE", "STATE"], rows))
     return 0

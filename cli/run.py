@@ -353,16 +353,21 @@ def _env_files(files: list[str], environ: dict[str, str]) -> tuple[tuple[str, st
     return requests.parse_env(lines, environ)
 
 
+def with_image(wanted: requests.RunRequest) -> requests.RunRequest:
+    """The request itself; a clone of a template has the template's image."""
+    if not wanted.template:
+        return wanted
+    from instances import frozen
+
+    return wanted._replace(image=frozen.image_of(wanted.template))
+
+
 def main(args: argparse.Namespace) -> int:
     """Make the instance, and for run: start it, or see it through to its end."""
     from host.stdio import Stdio
     from instances import runs
 
-    wanted = request(args)
-    if wanted.template:
-        from instances import frozen
-
-        wanted = wanted._replace(image=frozen.image_of(wanted.template))
+    wanted = with_image(request(args))
     if args.dry_run:
         print(runs.plan(wanted))
         return 0

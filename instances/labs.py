@@ -7,7 +7,8 @@
       db:  {kind: vm, image: tiny, command: [sh, -c, "..."], memory: 128M, network: back}
       web: {image: tiny, command: httpd -f, publish: "8080:80", network: back, needs: {db: running}}
 
-The keys of an instance are the long flags of `vmm run`; `needs` names what must be up before it.
+The keys of an instance are the long flags of `vmm run`; `needs` names what must be up before it, and
+`from: TEMPLATE` instead of an image makes it a clone.
 An instance is called LAB-NAME and answers to NAME on its networks.
 """
 
@@ -86,17 +87,21 @@ def _bad(path: Path, why: str, hint: str = "") -> Usage:
 
 
 def _member(lab: str, name: Any, fields: Any, path: Path) -> Member:
-    if not isinstance(name, str) or not isinstance(fields, dict) or not fields.get("image"):
+    if not isinstance(name, str) or not isinstance(fields, dict) or not {"image", "from"} & fields.keys():
         raise _bad(path, f"instance {name!r} has no image", "write NAME: {image: tiny, command: [...]}")
+    if {"image", "from"} <= fields.keys():
+        raise _bad(path, f"instance {name!r} has an image and `from`", "a template has its image already")
+    kind = fields.get("kind", "vm" if "from" in fields else "ct")
     needs = fields.get("needs") or {}
     needs = {one: "running" for one in needs} if isinstance(needs, list) else dict(needs)
-    words: list[str] = [f"--{fields.get('kind', 'ct')}", "--name", f"{lab}-{name}", "--hostname", name]
+    words: list[str] = [f"--{kind}", "--name", f"{lab}-{name}", "--hostname", name]
     for key, value in fields.items():
         if key not in ("image", "command", "kind", "needs", "name", "hostname"):
             words += _flag(key, value)
     command = fields.get("command") or ()
     given = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
-    return Member(name, (*words, str(fields["image"]), *given), needs)
+    image = () if "from" in fields else (str(fields["image"]),)
+    return Member(name, (*words, *image, *given), needs)
 
 
 def _flag(key: str, value: Any) -> list[str]:

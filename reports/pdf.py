@@ -27,7 +27,10 @@ def write(page: str, path: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="vmm-print-") as scratch:
         source, draft = Path(scratch, "index.html"), Path(scratch, "report.pdf")
         source.write_text(page, encoding="utf-8")
-        subprocess.run(_argv(scratch, source, draft), check=True, timeout=PRINT_S, capture_output=True)
+        env = {**os.environ, "TMPDIR": scratch}  # what it leaves when it is killed goes with it
+        subprocess.run(
+            _argv(scratch, source, draft), check=True, timeout=PRINT_S, capture_output=True, env=env
+        )
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         shutil.copyfile(draft, beside)
     return beside.replace(path)

@@ -52,10 +52,25 @@ def test_networks_and_volumes_of_the_lab_carry_its_name(tmp_path: Path) -> None:
     assert ask.words[:2] == ("--network-alias", "ask")
 
 
+def test_a_clone_of_a_template_is_a_machine_without_an_image(tmp_path: Path) -> None:
+    (member,) = lab_of(tmp_path, "name: x\ninstances: {a: {from: warm, command: sleep 9}}").members
+    assert member.words == ("--vm", "--name", "x-a", "--hostname", "a", "--from", "warm", "sleep", "9")
+
+
+def test_the_state_of_a_lab_that_is_not_up_names_its_images(tmp_path: Path) -> None:
+    told = CommandLine(tmp_path / "home")
+    (tmp_path / "lab.yaml").write_text(LAB)
+    lines = told.ok("ps", "-f", str(tmp_path / "lab.yaml")).splitlines()[1:]
+    assert [line.split()[1:] for line in lines] == [
+        ["vm", "tiny", "not", "there"], *[["ct", "tiny", "not", "there"]] * 2
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("a: [", "lab.yaml"),
+        ("instances: {a: {image: tiny, from: t}}", "an image and `from`"),
         ("[]", "no `instances:`"),
         ("instances: {a: {command: x}}", "'a' has no image"),
         ("instances: {a: {image: x, needs: [b]}}", "needs 'b'"),

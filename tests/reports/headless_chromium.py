@@ -52,7 +52,8 @@ class Chromium:
         argv = ["chromium", *FLAGS, f"--user-data-dir={self.profile}", "about:blank"]
         silence = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
         moves = [(os.POSIX_SPAWN_DUP2, fd, place) for fd, place in zip(high, (3, 4), strict=True)]
-        self._pid = os.posix_spawnp(argv[0], argv, os.environ, file_actions=[*silence, *moves], setsid=True)
+        own = {**os.environ, "TMPDIR": str(self.profile)}  # what it leaves when it is killed goes with it
+        self._pid = os.posix_spawnp(argv[0], argv, own, file_actions=[*silence, *moves], setsid=True)
         for fd in (theirs_in, theirs_out, *high):
             os.close(fd)
 
