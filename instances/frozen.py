@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from vmm.templates import Template
 
 
-def create(name: str, request: RunRequest, pool: int = 0) -> Template:
+def create(name: str, request: RunRequest, pool: int = 0, for_image: bool = True) -> Template:
     """Boot a machine as the request has it, and freeze it under `name`; keep `pool` paused clones of it.
 
+    They are also `for_image`: for runs of the image that name no template, if their hardware is the same.
     Raises InUse for a name that is taken, Unsupported for a machine that no template, or no pool, can hold.
     """
     from vmm import freeze
@@ -38,14 +39,16 @@ def create(name: str, request: RunRequest, pool: int = 0) -> Template:
             )
         return spec
 
-    return _with_pool(freeze.named(paths.home(), name, prepare, request.image, boot_timeout_s()), pool)
+    return _with_pool(
+        freeze.named(paths.home(), name, prepare, request.image, boot_timeout_s()), pool, for_image
+    )
 
 
-def _with_pool(template: Template, pool: int) -> Template:
+def _with_pool(template: Template, pool: int, for_image: bool = True) -> Template:
     if pool:
         from vmm import refill
 
-        refill.keep(paths.home(), template.name, pool)
+        refill.keep(paths.home(), template.name, pool, for_image)
     return template
 
 
@@ -94,6 +97,14 @@ def facts(name: str) -> dict[str, float]:
         "template_bytes": found.memory.stat().st_blocks * 512.0,
         "template_disk_bytes": sum(one.stat().st_blocks * 512.0 for one in found.folder.iterdir()),
     }
+
+
+def paused(name: str) -> tuple[set[str], str]:
+    """The ids of the paused clones that the template has ready, and why there are fewer; raises NotFound."""
+    from vmm import pool
+
+    found = templates.load(paths.home(), name)
+    return {one.id for one in pool.ready(found)}, pool.wish(found).trouble
 
 
 def every() -> list[str]:

@@ -48,16 +48,19 @@ def uses() -> list[Use]:
     ]
 
 
-def _templates() -> tuple[Use, Use]:
-    """Frozen machines: their folders, and their memory, in a file system in memory: gone after a reboot."""
-    from vmm import templates
+def _templates() -> tuple[Use, Use, Use]:
+    """Frozen machines: their folders, and their memory, in a file system in memory: gone after a reboot; and
+    what their paused clones hold beyond it."""
+    from vmm import pool, templates
 
     home, found = paths.home(), templates.every(paths.home())
     used = sum(bool(templates.standing_on(home, one.name)) for one in found)
     kept = sum(one.memory.exists() for one in found)
+    paused = [one for template in found for one in pool.ready(template)]
     return (
         Use("templates", len(found), used, allocated_bytes(templates.root(home))),
         Use("their memory (RAM)", kept, used, allocated_bytes(templates.memory_dir(home))),
+        Use("their paused clones (RAM)", len(paused), 0, sum(map(pool.own_bytes, paused))),
     )
 
 

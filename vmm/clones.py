@@ -100,11 +100,11 @@ def _claimed(
         return None
     booting = pool.claim(driver, template, edges, dies_with_us)
     if booting is None:
-        refill.start(template.name)
+        refill.start(home, template.name)
         edges.way = f"a clone of a template, as the pool of {template.name} was empty"
         return None
     edges.way = f"a paused clone of the pool of {template.name}"
-    booting.once_up = partial(refill.start, template.name)
+    booting.once_up = partial(refill.start, home, template.name)
     admission.hand_over(booting)
     if driver.spec.command_mode:
         _publish(booting, driver)
@@ -181,6 +181,10 @@ def _named(spec: MachineSpec) -> Template | None:
         with templates.locked(paths.home(), template.name):
             broken = templates.damage(template)
     if broken:
+        if (template.folder / templates.POOL).exists():
+            from vmm import pool
+
+            pool.end(template)
         hint = f"vmm template rm {spec.template}, then vmm template create"
         raise WrongState("cannot start from the template", spec.template, broken, hint)
     return template

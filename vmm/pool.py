@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from host import paths, records
-from host.errors import BadData, Failure, NotFound
+from host.errors import BadData, DeadlinePassed, Failure, NotFound
 from vmm import process, templates
 from vmm.spec import MachineSpec, from_record
 from vmm.templates import Template
@@ -251,25 +251,23 @@ def forget(home: Path, template: Template) -> None:
 
 def sweep(home: Path) -> list[str]:
     """End what no claim may have any more, and remove what killed commands left; what was removed."""
-    gone, known = [], set()
+    gone = []
     for template in templates.every(home):
-        if members(template) and (broken := _damage(home, template)) and (ended := end(template)):
-            gone.append(f"{ended} paused clones of {template.name}: {broken}")
-        for one in members(template):
-            known.add(one.run.name)
-            gone += swept(one)
+        if members(template):
+            # Who makes a member has the template's lock; nothing is half made then but by him.
+            with contextlib.suppress(DeadlinePassed), templates.locked(home, template.name, wait_s=0):
+                gone += _swept_of(template)
     for run in paths.run_dir(home).glob(".p-*"):
-        if run.name not in known:
+        if not any(templates.root(home).glob(f"*/pool/{run.name.removeprefix('.p-')}")):
             gone += swept(Member(run.name, run, run))
     return gone
 
 
-def _damage(home: Path, template: Template) -> str:
-    """As templates.damage, but for the moment in which somebody digs holes into the memory."""
-    if not templates.damage(template):
-        return ""
-    with templates.locked(home, template.name):
-        return templates.damage(template)
+def _swept_of(template: Template) -> list[str]:
+    broken = templates.damage(template)
+    if broken and (ended := end(template)):
+        return [f"{ended} paused clones of {template.name}: {broken}"]
+    return [line for one in members(template) for line in swept(one)]
 
 
 def swept(one: Member) -> list[str]:

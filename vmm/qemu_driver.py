@@ -299,6 +299,8 @@ class QemuDriver:
     def release(self) -> None:
         """Remove what dies with a run: sockets, pid file, cgroup, places on networks."""
         networking.leave(self.spec, self.folder.name)
+        if self._leash is not None:
+            self._leash.let_go()
         if self._has_sidecars:
             from vmm import sidecars
 

@@ -1,6 +1,6 @@
 """Filling a template's pool: each paused clone is started, warmed by a program of ours, and stopped.
 
-`python -m vmm.refill NAME` does it after a claim, as a process of its own, one at a time a template.
+`python -m vmm.refill HOME NAME` does it after a claim, as a process of its own, one at a time a template.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from host import paths, records
 from host.edges import Edges
-from host.errors import DeadlinePassed, Failure, NotFound
+from host.errors import DeadlinePassed, Failure, NotFound, from_os_error
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
 from vmm import clones, pool, process, templates
@@ -36,22 +36,25 @@ _WARM_UP = ExecRequest(("/proc/self/exe",))
 _DIGEST_S = 0.02  # the guest's answer to a host that hung up
 
 
-def start(name: str) -> None:
+def start(home: Path, name: str) -> None:
     """Have the pool filled by a process of its own, which is nobody's child: it outlives us, and no zombie
     of it stays."""
-    words = ["setsid", "--fork", sys.executable, "-P", "-m", "vmm.refill", name]
+    words = ["setsid", "--fork", sys.executable, "-P", "-m", "vmm.refill", str(home), name]
     null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)
     actions = [null, (os.POSIX_SPAWN_DUP2, 0, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
     with contextlib.suppress(OSError):  # a run is not to fail of it: the pool only stays short of one
         os.waitpid(os.posix_spawnp(words[0], words, os.environ, file_actions=actions), 0)
 
 
-def keep(home: Path, name: str, count: int) -> None:
-    """Keep so many paused clones of the template ready from now on; returns once they are, or cannot be."""
+def keep(home: Path, name: str, count: int, for_image: bool = True) -> None:
+    """Keep so many paused clones of the template ready from now on; returns once they are, or cannot be.
+
+    `for_image`: also for a run of the image that asks for the same hardware, and names no template.
+    """
     template = templates.load(home, name)
     spec = from_record(dict(template.spec))
     key = ""
-    if not templates.why_not_automatic(spec):
+    if for_image and not templates.why_not_automatic(spec):
         key = templates.key(spec, spec.accel, templates.backing(template.disk))
     pool.note(home, template, pool.Wish(count, key))
     fill(home, name)
@@ -114,23 +117,29 @@ def _no_room(template: Template) -> str:
 def make(template: Template) -> Member:
     """Start a member, warm it and stop it. Raises Failure; a process that dies on the way takes it along."""
     one = pool.member(template, os.urandom(4).hex())
-    one.folder.mkdir(parents=True)
-    paths.ensure(one.run)
+    try:
+        one.folder.mkdir(parents=True)
+        paths.ensure(one.run)
+        return _made(template, one)
+    except BaseException as failure:
+        pool.discard(one)
+        if isinstance(failure, OSError):
+            raise from_os_error("cannot make a paused clone of", failure, template.name) from None
+        raise
+
+
+def _made(template: Template, one: Member) -> Member:
     with pool.held(one):
         driver = QemuDriver(one.folder, one.run, _spec(template, one))
         driver.has_cgroup = False  # its machine has one, by the machine's name
-        try:
-            clones.lay_disk(template, Path(driver.spec.disks[0].path), alone=driver.spec.command_mode)
-            boot = clones.cloned(driver, driver.spec.accel, Edges(), False, template, boot_timeout_s())
-            with _leashed(boot):
-                _warm_up(boot, one)
-                assert boot.monitor is not None
-                boot.monitor.execute("stop")
-                _as_urgent_as_others(boot.pid)
-                pool.mark_ready(one)
-        except BaseException:
-            pool.discard(one)
-            raise
+        clones.lay_disk(template, Path(driver.spec.disks[0].path), alone=driver.spec.command_mode)
+        boot = clones.cloned(driver, driver.spec.accel, Edges(), False, template, boot_timeout_s())
+        with _leashed(boot):
+            _warm_up(boot, one)
+            assert boot.monitor is not None
+            boot.monitor.execute("stop")
+            _as_urgent_as_others(boot.pid)
+            pool.mark_ready(one)
     return one
 
 
@@ -186,13 +195,13 @@ def _as_urgent_as_others(pid: int) -> None:
             os.setpriority(os.PRIO_PROCESS, int(thread), 0)
 
 
-def main(name: str) -> None:
+def main(home: Path, name: str) -> None:
     """Fill the pool behind those who work."""
     if os.geteuid() == 0:  # an ordinary user could not come back from there, and his members would stay slow
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     with contextlib.suppress(Failure):
-        fill(paths.home(), name)
+        fill(home, name)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -14,6 +14,7 @@ from bench.targets import command, rootfs
 from bench.targets.ours import logged, said_inside
 from bench.targets.vm import Machine
 from bench.targets.vm_clone import Clone
+from bench.targets.vm_pool import Pooled
 from bench.targets.whole import vmm_argv
 from host import commands
 from host.edges import Edges
@@ -188,14 +189,10 @@ class NoInitramfs(Rung):
         )
 
 
-class Pool(Rung):
-    """A row that says why there is none."""
+class Pool(Pooled):
+    """A clone that waited, paused, goes on."""
 
     name = "rung-pool"
-
-    def why_unavailable(self) -> Unavailable | None:
-        """No pool of paused clones is built."""
-        return Unavailable("this build keeps no paused clones ready", "rung-clone is the nearest")
 
 
 def _disk_name(image: str) -> str:

@@ -28,6 +28,7 @@ class Clone(Machine):
     # Its sshd listens from the first moment on, and every further connection would be one more sshd for the
     # guest to start: one knocks, as ssh(1) would.
     knock_every_s = 5.0
+    pool = 0  # paused clones
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,12 +39,13 @@ class Clone(Machine):
         from instances import frozen
 
         cell = _as_started(cell)
-        name = _template(cell, self._campaign_pid)
+        name = self._template(cell)
         try:
             frozen.facts(name)
         except NotFound:
             asked = super().request(cell)
-            frozen.create(name, asked._replace(boot=super().boot(cell), ports=(), rm=False, name=None))
+            asked = asked._replace(boot=super().boot(cell), ports=(), rm=False, name=None)
+            frozen.create(name, asked, self.pool, for_image=False)  # those are other targets' runs
         super().prepare(cell)
 
     def boot(self, cell: Cell) -> str | None:
@@ -53,7 +55,13 @@ class Clone(Machine):
     def request(self, cell: Cell) -> RunRequest:
         """A clone; the template bears the pid of the campaign, which made us before it forked workers."""
         cell = _as_started(cell)
-        return super().request(cell)._replace(template=_template(cell, self._campaign_pid))
+        return super().request(cell)._replace(template=self._template(cell))
+
+    def _template(self, cell: Cell) -> str:
+        """Its name: of a machine that booted a system, or of one in command mode, of one size."""
+        kind = "system" if cell.mode == "boot" else str(cell.param("boot", "command"))
+        words = (PREFIX, self._campaign_pid, cell.image.replace(":", "-"), kind, cell.param("memory", "any"))
+        return "-".join(map(str, (*words, *((f"pool{self.pool}",) if self.pool else ()))))
 
     def frozen(self, cell: Cell) -> dict[str, float]:
         """What the template cost: `after_boot_s` from the booted machine on, memory and disk it holds."""
@@ -93,9 +101,3 @@ class Kept(Clone):
 
 def _as_started(cell: Cell) -> Cell:
     return replace(cell, mode="boot") if cell.param("system", False) else cell
-
-
-def _template(cell: Cell, campaign_pid: int) -> str:
-    """Its name: of a machine that booted a system, or of one in command mode, of one size."""
-    kind = "system" if cell.mode == "boot" else str(cell.param("boot", "command"))
-    return f"{PREFIX}-{campaign_pid}-{cell.image.replace(':', '-')}-{kind}-{cell.param('memory', 'any')}"
