@@ -96,6 +96,14 @@ static void finish_dev(void) {
     (void)!symlink("/proc/self/fd/2", "/dev/stderr");
 }
 
+/* The kernel would wake up twice a second to see whether memory wants to be in larger pieces (vm.txt). */
+static void compact_on_demand(void) {
+    int fd = open("/proc/sys/vm/compaction_proactiveness", O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    (void)!write(fd, "0", 1);
+    close(fd);
+}
+
 static void name_and_address(void) {
     char *word = kernel_word("vmm.hostname", 0);
     if (word && sethostname(word, strlen(word)) < 0) say("vmm-guest: cannot set the host name: %s\n", strerror(errno));
@@ -108,7 +116,7 @@ static void name_and_address(void) {
 static void hand_over(char *self) {
     char *word = kernel_word("vmm.init", 0);
     char *argv[] = {word, NULL}, *env[] = {"HOME=/", "TERM=linux", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
-    if (!word) return finish_dev();
+    if (!word) return compact_on_demand(), finish_dev();
     system_mode = 1;
     pid_t helper = fork();
     if (helper == 0) {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from host import paths
 from host.errors import BadData, DeadlinePassed, Failure, InUse, NotFound, WrongState
-from vmm import admission, diagnosis, launch, process, templates
+from vmm import admission, diagnosis, launch, process, state_pipe, templates
 from vmm.qemu_argv import hostfwd
 from vmm.spec import MachineSpec, replace
 from vmm.templates import Template
@@ -135,7 +135,7 @@ def cloned(
     spec = driver.spec
     how = launch.here(driver.run, driver.folder, accel, spec.arch)
     how = replace(how, memory_file=str(template.memory), memory_private=True, incoming=True)
-    how = replace(how, ports=template.ports)
+    how = replace(how, ports=template.ports, state=str(template.state))
     driver.spec = unpublished(spec)
     try:
         started = admission.boot(
@@ -192,17 +192,20 @@ def _named(spec: MachineSpec) -> Template | None:
 
 def _load_state(monitor: Monitor, template: Template) -> None:
     """Let QEMU read the devices' state; the state itself says that the guest runs on. Raises StateRefused."""
-    state = os.open(template.state, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        orders = (
-            ("migrate-set-capabilities", {"capabilities": [templates.LEAVE_MEMORY_OUT]}),
-            ("getfd", {"fdname": "state"}),
-            ("migrate-incoming", {"uri": "fd:state"}),
-        )
-        monitor.execute_all(orders, state)
+        if not monitor.settle(_LOAD_S):
+            _hand_over(monitor, template)
         monitor.await_running(_LOAD_S)
     except (WrongState, DeadlinePassed) as ended:  # QEMU hung up: a state that it cannot read ends it
         raise StateRefused("cannot load the state of the template", template.name, ended.why) from None
+
+
+def _hand_over(monitor: Monitor, template: Template) -> None:
+    """Give the state to a QEMU that does not have it from its start: libvirt's."""
+    state = state_pipe.reader(template.state)
+    try:
+        capabilities, incoming = launch.loading("fd:state")
+        monitor.execute_all((capabilities, ("getfd", {"fdname": "state"}), incoming), state)
     finally:
         os.close(state)
 

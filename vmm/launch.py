@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # A virtio-serial port serves one client: the first channel is its owner's, as long as there is one.
 CHANNELS = ("guest", "guest.1", "guest.2", "guest.3")
 SOCKETS = ("ctl", "query", "serial")
+# The migration capability by which the state carries the devices only: both sides map the same memory file.
+LEAVE_MEMORY_OUT = {"capability": "x-ignore-shared", "state": True}
 
 
 class Launch(NamedTuple):
@@ -17,6 +19,7 @@ class Launch(NamedTuple):
     `run` holds the sockets, `folder` what stays; `fds` maps a socket (or `net0`...) to the descriptor that
     QEMU inherits; empty, as in a printed plan, QEMU makes the sockets by path. `tsc_khz` 0 means unknown.
     `ports` are those of the machine whose state it takes over; empty: those of its birth (vmm.ports).
+    `state` is the file with that state where QEMU shall read it by itself; empty: it is told later.
     """
 
     run: str
@@ -31,6 +34,7 @@ class Launch(NamedTuple):
     memory_private: bool = False
     bridges: tuple[tuple[str, str, str], ...] = ()
     ports: tuple[str, ...] = ()
+    state: str = ""
 
     def fd(self, name: str) -> int | None:
         """The descriptor handed over under `name`, or None."""
@@ -42,6 +46,14 @@ class Launch(NamedTuple):
         memory.touch(0o600)
         os.truncate(memory, size_bytes)
         return self._replace(memory_file=str(memory), memory_private=True)
+
+
+def loading(where: str) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """The monitor's commands by which QEMU takes a template's state from there."""
+    return (
+        ("migrate-set-capabilities", {"capabilities": [LEAVE_MEMORY_OUT]}),
+        ("migrate-incoming", {"uri": where}),
+    )
 
 
 def host_tsc_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:

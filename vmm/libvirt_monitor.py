@@ -33,6 +33,10 @@ class DomainMonitor(Monitor):
         """None that anyone could wait for: libvirt has greeted QEMU."""
         return -1
 
+    def settle(self, timeout_s: float) -> bool:
+        """Nothing is posted here: libvirt is the first to speak to QEMU."""
+        return False
+
     def execute_all(
         self, orders: Iterable[tuple[str, dict[str, Any]]], fd: int | None = None, timeout_s: float = 5.0
     ) -> None:

@@ -35,6 +35,7 @@ class Monitor:
         self.name, self.events = name, list[Reply]()
         self._journal, self._noted, self._requests = journal, "", 0
         self._socket, self._buffer = connection, b""
+        self._posted: list[Reply] = []
         connection.setblocking(False)
 
     def __enter__(self) -> Monitor:
@@ -51,6 +52,23 @@ class Monitor:
         """The socket's descriptor, for poll(2)."""
         return self._socket.fileno()
 
+    def post(self, orders: Iterable[tuple[str, Reply]]) -> None:
+        """Send commands before QEMU listens, which takes them by itself as soon as it does.
+
+        `greet` reads the greeting before them, `settle` their replies.
+        """
+        first: tuple[str, Reply] = ("qmp_capabilities", {})
+        self._posted = [self._request(command, arguments) for command, arguments in (first, *orders)]
+        self._send(self._posted, None)
+
+    def settle(self, timeout_s: float) -> bool:
+        """Read the replies to what was posted, each of which must succeed; False where nothing was."""
+        deadline = time.monotonic() + timeout_s
+        posted, self._posted = self._posted, []
+        for request in posted:
+            self._reply(request, deadline)
+        return bool(posted)
+
     def greet(self, timeout_s: float) -> Reply:
         """Read QEMU's greeting and enter command mode; returns the greeting.
 
@@ -61,7 +79,10 @@ class Monitor:
             # QEMU gives the answer that it owed a client that was killed to whoever comes next
             if not greeting.keys() & {"return", "error", "event"}:
                 raise BadData("cannot talk to QEMU", self.name, "it did not greet in QMP")
-        self.execute("qmp_capabilities", timeout_s=timeout_s)
+        if self._posted:
+            self._reply(self._posted.pop(0), deadline)
+        else:
+            self.execute("qmp_capabilities", timeout_s=timeout_s)
         return greeting
 
     def execute(

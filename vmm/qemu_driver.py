@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from host import paths
 from host.edges import Edges
 from host.errors import HostUnfit, WrongState
-from vmm import confine, launch, networking, ports, process
+from vmm import confine, launch, networking, ports, process, state_pipe
 from vmm.launch import Launch
 from vmm.qemu_argv import argv, joined
 from vmm.spec import MachineSpec, replace
@@ -73,10 +73,12 @@ class QemuDriver:
         how = how or launch.here(self.run, self.folder, accel, self.spec.arch)
         listeners = process.listen(self.run, self._sockets(how.ports))
         joined = networking.Joined(self.spec)
+        state = state_pipe.reader(how.state) if how.state else -1
         try:
             self._start_sidecars(who)
             joined = networking.join(self.spec, self.folder.name, taps=True)
             inherited = (*how.fds, *joined.fds, *((name, one.fileno()) for name, one in listeners.items()))
+            inherited += (("state", state),) if how.state else ()
             words = argv(joined.spec, replace(how, fds=inherited))
             clients = {name: process.call(self.run / name) for name in ("ctl", "serial", "guest")}
             edges.mark("t2")
@@ -85,9 +87,11 @@ class QemuDriver:
             joined.close()
             for one in listeners.values():
                 one.close()
-        return self._watched(pid, clients, edges)
+            if state >= 0:
+                os.close(state)
+        return self._watched(pid, clients, edges, state)
 
-    def _watched(self, pid: int, clients: dict[str, socket.socket], edges: Edges) -> Boot:
+    def _watched(self, pid: int, clients: dict[str, socket.socket], edges: Edges, state: int) -> Boot:
         from vmm import monitor  # QEMU starts meanwhile
         from vmm.boot import Boot
 
@@ -97,6 +101,8 @@ class QemuDriver:
         self._boot = boot
         boot.exposed = process.expose(pid)
         try:
+            if state >= 0:  # QEMU's descriptor has the same number
+                talk.post(launch.loading(f"fd:{state}"))
             if self.has_cgroup and not self._short_lived:
                 self._join_cgroup(pid)
             boot.await_monitor(_GREETING_S)
