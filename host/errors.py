@@ -93,4 +93,7 @@ def from_os_error(what: str, error: OSError, on: str = "", hint: str = "") -> Fa
     words = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT) and not hint:
         hint = "free space with `vmm prune`, or point VMM_HOME at a larger file system"
+    home = os.environ.get("VMM_HOME")
+    if error.errno in (errno.EROFS, errno.ENOTDIR) and home and (on or str(error.filename)).startswith(home):
+        hint = hint or f"point VMM_HOME at a directory that you can write to; it is {home}"
     return Failure(what, on or str(error.filename or ""), words, hint)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmm import pool, templates
+from vmm import homeless, pool, templates
 
 
 def repair(home: Path) -> list[str]:
     """Remove half-made templates, memory that belongs to none, and paused clones that nobody may have."""
-    return [f"what a template left: {path}" for path in (*pool.sweep(home), *templates.sweep(home))]
+    left = (*pool.sweep(home), *templates.sweep(home), *homeless.sweep(home))
+    return [f"what a template left: {path}" for path in left]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from host.errors import Failure
-from vmm import templates
+from vmm import homeless, templates
 from vmm.templates import Template
 
 # Of the host's memory: templates nobody asked for by name must not crowd out what people start.
@@ -26,7 +26,7 @@ def trim(home: Path, newest: str) -> list[str]:
 
     What was removed, with the reason; clones that run go on. `newest` stays whatever it holds.
     """
-    gone, kept = [], []
+    gone, kept = [f"{one}: its home is gone" for one in homeless.sweep(home)], []
     for one in templates.every(home):
         if one.automatic and one.name != newest:
             broken = templates.damage(one)
