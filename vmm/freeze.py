@@ -15,7 +15,18 @@ from host.edges import Edges
 from host.errors import DeadlinePassed, Failure, InUse, Unsupported, from_os_error
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import admission, bringup, clones, forwards, launch, ports, readiness, state_pipe, templates
+from vmm import (
+    admission,
+    bringup,
+    clones,
+    forwards,
+    homeless,
+    launch,
+    ports,
+    readiness,
+    state_pipe,
+    templates,
+)
 from vmm.boot import Boot
 from vmm.channel import Channel
 from vmm.frames import Hello
@@ -96,7 +107,7 @@ def placed(home: Path, name: str) -> Iterator[tuple[Path, Path]]:
     shutil.rmtree(folder, ignore_errors=True)
     memory.unlink(missing_ok=True)
     folder.mkdir(parents=True)
-    memory.parent.mkdir(parents=True, exist_ok=True)
+    homeless.note(home)
     try:
         yield folder, memory
     except BaseException:
