@@ -182,10 +182,10 @@ class NoInitramfs(Rung):
     name = "rung-no-initramfs"
 
     def why_unavailable(self) -> Unavailable | None:
-        """The helper would have to lie in the image."""
+        """modules.builtin of Debian's cloud kernel 6.1 names ext4 and nvme, and nothing of virtio."""
         return Unavailable(
-            "the guest helper comes in the initramfs, and an image of ours holds nothing else that would run "
-            "the command"
+            "Debian's cloud kernel has virtio as modules: without an initramfs to load them it finds neither "
+            "its disk nor the guest helper's port, and the helper itself comes in the initramfs"
         )
 
 
