@@ -30,6 +30,7 @@ from vmm.templates import Template
 # What a clone needs beside its guest's memory, at most: QEMU itself and the code that it has translated.
 _BESIDE_BYTES = 64 << 20
 _NICE = 19
+_CAP_SYS_NICE = 23  # linux/capability.h
 # Our helper, which says how it is to be called, and ends: what any command costs the kernel and the helper
 # once, and nothing of the image's or the user's.
 _WARM_UP = ExecRequest(("/proc/self/exe",))
@@ -195,9 +196,16 @@ def _as_urgent_as_others(pid: int) -> None:
             os.setpriority(os.PRIO_PROCESS, int(thread), 0)
 
 
+def _can_come_back() -> bool:
+    """Whether we may raise a priority again (capabilities(7), CAP_SYS_NICE)."""
+    with open("/proc/self/status") as file:
+        held = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff"))
+    return bool(held >> _CAP_SYS_NICE & 1)
+
+
 def main(home: Path, name: str) -> None:
     """Fill the pool behind those who work."""
-    if os.geteuid() == 0:  # an ordinary user could not come back from there, and his members would stay slow
+    if _can_come_back():  # else its members, too, would stay behind for ever
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     with contextlib.suppress(Failure):
         fill(home, name)

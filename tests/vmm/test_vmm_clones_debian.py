@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import machines
 import pytest
 from capabilities import need
+
+from vmm import pool, refill, templates
 
 pytestmark = [pytest.mark.machine, pytest.mark.slow, pytest.mark.timeout(900)]
 TEMPLATE = f"deb-{os.getpid()}"
@@ -70,6 +73,27 @@ def test_twenty_clones_are_not_alike(template: str) -> None:
         assert lines[3] == lines[4]  # and it is served
     for position, what in enumerate(("host name", "machine-id", "random bytes", "host key")):
         assert len({lines[position] for lines in told}) == 20, what
+
+
+def test_paused_clones_are_not_alike_either(template: str) -> None:
+    """What is renewed is renewed at the claim: they waited with the template's name, and nobody met them."""
+    home = machines.shared_home()
+    frozen, told = templates.load(home, template), list[list[str]]()
+    refill.keep(home, template, 1)
+    for number in range(3):
+        (waiting,) = pool.ready(frozen)
+        told.append(looked_at(f"p{number}-{os.getpid()}", "--from", template))
+        assert waiting.id not in {one.id for one in pool.members(frozen)}
+        refill.fill(home, template)
+        until = time.monotonic() + 60
+        while not pool.ready(frozen):  # the claim's own process may be at it
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    for number, lines in enumerate(told):
+        assert lines[0] == f"p{number}-{os.getpid()}"
+        assert lines[3] == lines[4]
+    for position, what in enumerate(("host name", "machine-id", "random bytes", "host key")):
+        assert len({lines[position] for lines in told}) == 3, what
 
 
 def test_a_kept_identity_is_the_templates_but_its_random_bytes(template: str) -> None:
