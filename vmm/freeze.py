@@ -229,13 +229,13 @@ def save_state(monitor: Monitor, state: int) -> None:
         pipe.lent()
         monitor.execute("migrate", {"uri": "fd:state"}, timeout_s=_SAVE_S)
         deadline = time.monotonic() + _SAVE_S
-        _await_saved(monitor, pipe, deadline)
-        pipe.finish(deadline)
+        pipe.empty(deadline)
+        _await_saved(monitor, deadline)
     finally:
         pipe.close()
 
 
-def _await_saved(monitor: Monitor, pipe: state_pipe.Writer, deadline: float) -> None:
+def _await_saved(monitor: Monitor, deadline: float) -> None:
     while True:
         told: dict[str, Any] = monitor.execute("query-migrate")
         if told.get("status") == "completed":
@@ -248,7 +248,7 @@ def _await_saved(monitor: Monitor, pipe: state_pipe.Writer, deadline: float) -> 
             raise DeadlinePassed(
                 "cannot save the machine's state", why=f"after {_SAVE_S:g} s: {told.get('status')}"
             )
-        pipe.move(0.002)
+        time.sleep(0.002)
 
 
 def finish(

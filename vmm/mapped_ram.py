@@ -103,7 +103,7 @@ def save(machine: Machine, tag: str, nodes: list[str], progress: Callable[[int, 
 def _write(
     monitor: Monitor, fd: int, tag: str, nodes: list[str], progress: Callable[[int, int], None]
 ) -> None:
-    _set(monitor, {NAME: True, "x-ignore-shared": False})
+    _set(monitor, {**_to_file(True), "x-ignore-shared": False})
     monitor.execute("migrate-set-parameters", {"max-bandwidth": _FULL_SPEED})
     uri = _lend(monitor, fd)
     monitor.execute("stop")  # with it QEMU has written all of the disks
@@ -113,7 +113,12 @@ def _write(
     monitor.execute("migrate", {"uri": uri})
     _await_written(monitor, progress)
     monitor.execute("cont")
-    _set(monitor, {NAME: False})  # QEMU keeps it, and no other migration goes to a file
+    _set(monitor, _to_file(False))  # QEMU keeps them, and no other migration goes to a file
+
+
+def _to_file(on: bool) -> dict[str, bool]:
+    """What both sides have on: with multifd two threads write and read, in half the time of one."""
+    return {NAME: on, "multifd": on}
 
 
 def _lend(monitor: Monitor, fd: int) -> str:
@@ -191,7 +196,7 @@ def _forget_running(machine: Machine, tag: str) -> None:
             time.sleep(_PAUSE_S)
         if monitor.execute("query-status")["status"] in ("paused", "postmigrate"):
             monitor.execute("cont")
-        _set(monitor, {NAME: False})
+        _set(monitor, _to_file(False))
         for one in monitor.execute("query-block"):
             inserted = one.get("inserted") or {}
             if any(kept["name"] == tag for kept in inserted.get("image", {}).get("snapshots", ())):
@@ -241,10 +246,10 @@ def load(machine: Machine, tag: str) -> None:
     fd = os.open(file(machine.folder, tag), os.O_RDONLY | os.O_CLOEXEC)
     try:
         with machine.driver.control() as monitor:
-            _set(monitor, {NAME: True, "late-block-activate": True})
+            _set(monitor, {**_to_file(True), "late-block-activate": True})
             monitor.execute("migrate-incoming", {"uri": _lend(monitor, fd)})
             _await_read(monitor)
-            _set(monitor, {NAME: False, "late-block-activate": False})
+            _set(monitor, {**_to_file(False), "late-block-activate": False})
     except WrongState:  # it hung up: a QEMU that cannot read a state ends
         if pid is None or not _is_gone(pid):
             raise

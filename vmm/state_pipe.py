@@ -43,28 +43,24 @@ class Writer:
     def __init__(self, file: int) -> None:
         self._file = file
         self._out, self.into = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._out, False)
 
     def lent(self) -> None:
         """QEMU has its end: ours goes, so that its end is the end."""
         os.close(self.into)
         self.into = -1
 
-    def move(self, timeout_s: float) -> bool:
-        """Move what comes within that time; whether more may come."""
-        if not select.select([self._out], [], [], timeout_s)[0]:
-            return True
-        data = os.read(self._out, 1 << 20)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._file, view) :]
-        return bool(data)
+    def empty(self, deadline: float) -> None:
+        """Move all to the file, until QEMU closes its end, which it does when all is over.
 
-    def finish(self, deadline: float) -> None:
-        """Move all that is left; DeadlinePassed where QEMU does not close its end."""
-        while self.move(0.1):
-            if time.monotonic() > deadline:
-                raise DeadlinePassed("QEMU does not end the state that it writes")
+        Nobody may ask QEMU anything before: a full pipe stops it whole. DeadlinePassed.
+        """
+        while select.select([self._out], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            view = memoryview(os.read(self._out, 1 << 20))
+            if not view:
+                return
+            while view:
+                view = view[os.write(self._file, view) :]
+        raise DeadlinePassed("cannot save the machine's state", why="QEMU does not end what it writes")
 
     def close(self) -> None:
         """Close what is open of the pipe."""
