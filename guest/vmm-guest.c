@@ -210,8 +210,14 @@ static void retire(struct exec *e, int *fd) {
     *fd = -1;
 }
 
+/* So can the last ends of the pipes that the first command did not want. */
+static int later[4], later_count;
+
+static void close_later(int fd) { later[later_count++] = fd; }
+
 static void forget(struct exec *e) {
     close_ends(e);
+    while (later_count) close(later[--later_count]);
     close_fd(&e->ended[0]);
     close_fd(&e->ended[1]);
     free(e->ring);
@@ -278,7 +284,7 @@ static bool fits_spare(const struct command *c) { return spare.pid && !(c->flags
 
 static int open_spare(struct command *c, struct exec *e) {
     if (c->flags & WITH_STDIN) e->in = spare.ours[0], c->child[0] = spare.theirs[0], close(spare.null);
-    else c->child[0] = spare.null, close(spare.ours[0]), close(spare.theirs[0]);
+    else c->child[0] = spare.null, close_later(spare.ours[0]), close_later(spare.theirs[0]);
     e->out = spare.ours[1], c->child[1] = spare.theirs[1];
     e->err = spare.ours[2], c->child[2] = spare.theirs[2];
     if (e->in >= 0) watch(e->in, EPOLLOUT | EPOLLET, NULL); /* out and err are watched from before */
@@ -393,7 +399,7 @@ static pid_t spend_spare(struct command *c) {
     spare.command = c, spare.pid = 0;
     if (write(spare.go, "g", 1) == 1)
         while (read(spare.gone, &none, 1) < 0 && errno == EINTR) {}
-    close(spare.go), close(spare.gone);
+    close_later(spare.go), close_later(spare.gone);
     return pid;
 }
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from host.edges import Edges
-from host.errors import Failure
+from host.errors import DeadlinePassed, Failure
 from vmm import diagnosis, ports, process
 from vmm.channel import Channel, HungUp
 from vmm.launch import CHANNELS
@@ -70,6 +71,20 @@ class Boot:
             os.close(self._pidfd)
         self.channel = self.monitor = self._serial = None
         self._pidfd = -1
+
+    def end(self, timeout_s: float) -> None:
+        """Kill QEMU, hang up everywhere while it dies, and see it gone; DeadlinePassed after that time."""
+        pidfd, self._pidfd = self._pidfd, -1
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            self.close()
+            if not select.select([pidfd], [], [], timeout_s)[0]:
+                why = f"still there after {timeout_s:g} s"
+                raise DeadlinePassed("waited for the end of", f"QEMU (pid {self.pid})", why)
+        finally:
+            os.close(pidfd)
+        self._reap(self.pid)
 
     def await_monitor(self, timeout_s: float) -> None:
         """Wait until QEMU greets over QMP: t3. Raises Failure with QEMU's own words when it ends instead."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from host import paths
 from host.errors import BadData, DeadlinePassed, Failure, InUse, NotFound, WrongState
-from vmm import admission, diagnosis, launch, process, state_pipe, templates
+from vmm import admission, launch, process, state_pipe, templates
 from vmm.qemu_argv import hostfwd
 from vmm.spec import MachineSpec, replace
 from vmm.templates import Template
@@ -153,6 +153,8 @@ def cloned(
         driver.kill()
         driver.release()
         if killed:  # the state is not to blame
+            from vmm import diagnosis
+
             raise diagnosis.ended(driver.folder.name, driver.folder, -signal.SIGKILL) from None
         raise
     return started

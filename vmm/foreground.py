@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vmm.machine import Machine
 
 _POWEROFF_S = 15.0
+_DEATH_S = 10.0
 
 
 def run(machine: Machine, stdio: Stdio, edges: Edges) -> int:
@@ -32,6 +33,8 @@ def run(machine: Machine, stdio: Stdio, edges: Edges) -> int:
                 bringup.helper(machine, boot)
             status = _console_until_end(machine, boot, stdio, edges)
     finally:
+        if machine.spec.ephemeral and machine.spec.driver == "qemu":
+            boot.end(_DEATH_S)
         boot.close()
         machine.driver.kill()
         machine.driver.release()

@@ -178,15 +178,20 @@ def _save(boot: Boot, state: Path, boot_timeout_s: float, spec: MachineSpec, lik
         with contextlib.suppress(Failure):  # a command that is not there will say so itself
             channel.settle(_SAVE_S)
     channel.sync()
-    _await_calm(channel.greeting)
+    _await_calm(channel, channel.greeting)
     save_to(boot.monitor, state)
     return up
 
 
-def _await_calm(hello: Hello) -> None:
-    """Let the kernel do what it put off: a clone should not begin with it."""
+def _await_calm(channel: Channel, hello: Hello) -> None:
+    """Let the kernel do what it put off: a clone should not begin with it.
+
+    Some of it waits until an idle processor wakes up (deferrable timers), so that is seen to once more.
+    """
     chosen = hello.host_ns(hello.began_boottime_ns) / 1e9 + _CLOCK_CHOSEN_S
-    time.sleep(max(_SETTLE_S, chosen - time.monotonic()))
+    time.sleep(max(_SETTLE_S / 2, chosen - time.monotonic()))
+    channel.sync()
+    time.sleep(_SETTLE_S / 2)
 
 
 def prepare_sshd(channel: Channel) -> None:
