@@ -124,6 +124,7 @@ class Machine:
                 hardware.plug_again(self, kept)
             loaded = snapshots.load_file(self, tag) if in_file else snapshots.load(self, tag)
             self.driver.resume()
+            bringup.note_address(self)
             return loaded
         except BaseException:
             self.driver.kill()
@@ -204,7 +205,7 @@ class Machine:
 
     def inspect(self) -> dict[str, Any]:
         """What is known of the machine, as JSON data."""
-        from vmm import monitor, sidecars, usage
+        from vmm import monitor, sidecars, snapshots, usage
 
         pid = self.pid()
         return {
@@ -220,6 +221,7 @@ class Machine:
             "accelerator": self.accelerator(),
             "mode": "command" if self.spec.command_mode else "system",
             "sockets": str(self.run_dir),
+            "snapshots": [one._asdict() for one in snapshots.listed(self)],
             "serial_log": str(self.folder / "serial.log"),
             "spec": self.spec.to_record(),
         }

@@ -30,7 +30,7 @@ from host.errors import (
     WrongState,
 )
 from host.sizes import format_bytes
-from vmm import forwards, hardware, holes, mapped_ram, templates
+from vmm import bringup, forwards, hardware, holes, mapped_ram, templates
 
 if TYPE_CHECKING:
     from vmm.machine import Machine
@@ -63,13 +63,22 @@ class Snapshot(NamedTuple):
 def listed(machine: Machine) -> list[Snapshot]:
     """The snapshots of the machine's first disk, oldest first."""
     disks = _disks(machine)
-    if not disks:
+    if not disks or not _number(disks[0]):
         return []
     words = ("qemu-img", "info", "--output=json", "--force-share", disks[0])
     told = json.loads(commands.run(words, "cannot list the snapshots", timeout_s=30))
     begun = mapped_ram.unfinished(machine.folder)
     found = [_one(machine.folder, one) for one in told.get("snapshots", []) if one["name"] not in begun]
     return sorted(found, key=lambda one: one.unix_s)
+
+
+def _number(disk: str) -> int:
+    """How many snapshots a qcow2 holds (docs/interop/qcow2.txt, nb_snapshots); 1 where it cannot be read."""
+    try:
+        with open(disk, "rb") as file:
+            return int.from_bytes(file.read(64)[60:64], "big")
+    except OSError:
+        return 1
 
 
 def _one(folder: Path, told: dict[str, Any]) -> Snapshot:
@@ -175,18 +184,28 @@ def _restore_from_file(machine: Machine, tag: str, running: bool) -> str:
     kept = hardware.kept(machine.folder, tag)
     assert kept is not None
     mapped_ram.check(machine, tag, kept.file_bytes)
-    given: tuple[Forward, ...] = ()
-    if running:
-        mapped_ram.check_qemu(machine)
-        if any(nic.kind == "user" for nic in machine.spec.nics):
-            given = forwards.listed(machine.driver)
-        machine.kill()
+    if not running:
+        return machine.start_from(tag)
+    mapped_ram.check_qemu(machine)
+    on_user = any(nic.kind == "user" for nic in machine.spec.nics)
+    given = forwards.listed(machine.driver) if on_user else ()
+    machine.kill()
     how = machine.start_from(tag)
-    there = forwards.listed(machine.driver) if given else ()
-    for one in given:
-        if one not in there and one.host not in {port.host for port in there}:
-            forwards.add(machine.driver, one)
+    if on_user:
+        _forward_again(machine, given)
     return how
+
+
+def _forward_again(machine: Machine, given: tuple[Forward, ...]) -> None:
+    """Have the ports that the machine had before its QEMU ended, those that QEMU chose too."""
+    there = forwards.listed(machine.driver)
+    for one in there:
+        if one not in given:
+            forwards.remove(machine.driver, one)
+    for one in given:
+        if one not in there:
+            forwards.add(machine.driver, one)
+    bringup.note_address(machine)
 
 
 def _disks_back(machine: Machine, tag: str) -> None:
