@@ -249,19 +249,13 @@ def _rm(args: argparse.Namespace) -> int:
         by = users(store).get(digest, [])
         last = len(store.names(digest)) <= 1 or store.name_of(entry) == ""
         if by and last and not args.force:
-            raise InUse("cannot remove the image", name, f"in use by {', '.join(by)}", _removals(by))
+            from vmm.templates import removals
+
+            raise InUse("cannot remove the image", name, f"in use by {', '.join(by)}", removals(by))
         store.untag(name, keep=bool(by))
         print(name)
     prune.collect(store)
     return 0
-
-
-def _removals(by: list[str]) -> str:
-    """The commands that take an image's users away."""
-    frozen = [one.removeprefix("template ") for one in by if one.startswith("template ")]
-    plain = [one for one in by if not one.startswith("template ")]
-    both = (("vmm rm", plain), ("vmm template rm", frozen))
-    return "; ".join(" ".join([words, *names]) for words, names in both if names)
 
 
 def _prune(args: argparse.Namespace) -> int:

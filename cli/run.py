@@ -354,12 +354,14 @@ def _env_files(files: list[str], environ: dict[str, str]) -> tuple[tuple[str, st
 
 
 def with_image(wanted: requests.RunRequest) -> requests.RunRequest:
-    """The request itself; a clone of a template has the template's image."""
+    """The request itself; a clone of a template has the template's image, and of a whole system its init."""
     if not wanted.template:
         return wanted
     from instances import frozen
 
-    return wanted._replace(image=frozen.image_of(wanted.template))
+    return wanted._replace(
+        image=frozen.image_of(wanted.template), command=wanted.command or frozen.init_of(wanted.template)
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
         print(table.document(templates=[_facts(templates.load(home, name)) for name in names]))
         return 0
     if args.all:
-        names = [one.name for one in templates.every(home)]
+        names = [one.name for one in reversed(templates.every(home))]  # who stands on another is younger
     elif not names:
         raise Usage("vmm template rm needs the name of a template", hint="vmm template ls lists them")
     return _rm(home, names)

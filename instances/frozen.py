@@ -127,6 +127,12 @@ def image_of(name: str) -> str:
     return image
 
 
+def init_of(name: str) -> tuple[str, ...]:
+    """The init of a template of a whole system as a command, empty for one in command mode; NotFound."""
+    init = from_record(dict(templates.load(paths.home(), name).spec)).init
+    return () if init is None else (init,)
+
+
 def spec_from(request: RunRequest, image: Image, who: Identity) -> MachineSpec:
     """The machine of a template under a name, with a command and ports of its own."""
     frozen = from_record(dict(templates.load(paths.home(), request.template or "").spec))
@@ -171,10 +177,24 @@ _FIXED = {
 }
 
 
+def _refuse_command(request: RunRequest, frozen: MachineSpec) -> None:
+    """Raise Usage for a command that a whole system would never run, and an init where it cannot be pid 1."""
+    if not request.command:
+        return
+    name, program = request.template, request.command[0]
+    if frozen.init is not None and program != frozen.init:
+        hint = f"vmm run -d --from {name} --name NEW, then vmm exec NEW {program}"
+        raise Usage("cannot run", program, f"the template {name} is a whole system, with its own init", hint)
+    if frozen.init is None and program in machine_wiring.INITS:
+        hint = f"vmm template create NAME IMAGE {program} freezes a whole system"
+        raise Usage("cannot run", program, f"the template {name} runs one command under our init", hint)
+
+
 def _refuse_changes(request: RunRequest, frozen: MachineSpec) -> None:
     """Raise Usage for what the words ask of a machine that was born otherwise."""
     from instances.requests import RunRequest as Request
 
+    _refuse_command(request, frozen)
     what, plain = "cannot change a frozen machine", Request(image="")
     for field, flag in _FIXED.items():
         if getattr(request, field) != getattr(plain, field):

@@ -285,7 +285,7 @@ def remove(home: Path, name: str) -> None:
     with locked(home, name):
         users = standing_on(home, name)
         if users:
-            hint = f"vmm rm {' '.join(users)} first"
+            hint = f"{removals(users)} first"
             raise InUse("cannot remove the template", repr(name), "disks stand on it", hint)
         memory = memory_dir(home) / f"{name}.memory"
         folder = root(home) / name
@@ -301,13 +301,22 @@ def remove(home: Path, name: str) -> None:
 
 
 def standing_on(home: Path, name: str) -> list[str]:
-    """The machines, and other templates, whose disk is a layer over this template's."""
+    """The machines whose disk is a layer over this template's, and other templates as `template NAME`."""
     found, frozen = [], str(root(home) / name / "disk.qcow2")
-    for disk in (*paths.instances_dir(home).glob("*/disk.qcow2"), *root(home).glob("*/disk.qcow2")):
-        with contextlib.suppress(OSError, BadData):
-            if backing(disk)[0] == frozen:
-                found.append(disk.parent.name)
+    for folder, word in ((paths.instances_dir(home), ""), (root(home), "template ")):
+        for disk in folder.glob("*/disk.qcow2"):
+            with contextlib.suppress(OSError, BadData):
+                if backing(disk)[0] == frozen:
+                    found.append(f"{word}{disk.parent.name}")
     return sorted(found)
+
+
+def removals(users: list[str]) -> str:
+    """The commands that take away machines and templates (`template NAME`) that stand in the way."""
+    frozen = [one.removeprefix("template ") for one in users if one.startswith("template ")]
+    plain = [one for one in users if not one.startswith("template ")]
+    both = (("vmm rm", plain), ("vmm template rm", frozen))
+    return "; ".join(" ".join([words, *names]) for words, names in both if names)
 
 
 @contextlib.contextmanager

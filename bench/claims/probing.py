@@ -27,7 +27,7 @@ def plan_of(claims: Sequence[Claim], quick: bool) -> Plan:
         *(_probe_group(claim, probe) for claim in claims for probe in claim.probes),
     ]
     names = "+".join(claim.id for claim in claims) if len(claims) <= 4 else f"{len(claims)}-claims"
-    question = "what textbooks say about machines and containers"
+    question = "What textbooks say about machines and containers"
     return Plan(f"claims-{names}", question, 1, tuple(groups))
 
 

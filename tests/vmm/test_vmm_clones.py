@@ -347,6 +347,8 @@ def test_an_image_stays_while_a_template_stands_on_it(home: Path) -> None:
         assert vmm("run", "-d", "--name", "upon", "--from", "three", "sleep", "100").returncode == 0
         assert vmm("template", "create", "four", "upon").returncode == 0
         assert templates.load(home, "four").image_digest == templates.load(home, "three").image_digest
+        both = vmm("template", "rm", "three")
+        assert "hint: vmm rm upon; vmm template rm four first" in both.stderr
         assert vmm("rm", "-f", "upon").returncode == 0
         refused = vmm("image", "rm", "tiny")
         assert refused.returncode == 1
@@ -544,6 +546,8 @@ def test_templates_by_name(home: Path) -> None:
     assert "there is one" in again.stderr
     ran = vmm("run", "--vm", "--rm", "--from", "one", "sh", "-c", "echo in; exit 5")
     assert (ran.returncode, ran.stdout) == (5, "in\n"), ran.stderr
+    whole = vmm("run", "--from", "one", "/sbin/init")
+    assert (whole.returncode, "runs one command under our init" in whole.stderr) == (125, True)
     listed = json.loads(vmm("template", "ls", "--json").stdout)["templates"]
     assert [one["image"] for one in listed if one["name"] == "one"] == ["tiny"]
     assert re.search(r"one +tiny .* ready", vmm("template", "ls").stdout)

@@ -96,6 +96,18 @@ def test_paused_clones_are_not_alike_either(template: str) -> None:
         assert len({lines[position] for lines in told}) == 3, what
 
 
+def test_a_clone_of_a_whole_system_runs_its_init_and_no_other_command(template: str) -> None:
+    line = [sys.executable, "-m", "cli.main", "run", "--rm", "--from", template, "hostname"]
+    refused = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert (refused.returncode, "is a whole system" in refused.stderr) == (125, True)
+    name = f"i-{os.getpid()}"
+    vmm("create", "--name", name, "--from", template)
+    try:
+        assert vmm("ls", "-a", "-f", f"name={name}", "--format", "{command}") == '["/sbin/init"]\n'
+    finally:
+        vmm("rm", "-f", name)
+
+
 def test_a_kept_identity_is_the_templates_but_its_random_bytes(template: str) -> None:
     name = f"k-{os.getpid()}"
     first, second = (looked_at(name, "--from", template, "--keep-identity") for _ in "12")
