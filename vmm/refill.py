@@ -94,8 +94,9 @@ def _one_more(home: Path, name: str) -> bool:
         for broken in pool.members(template):
             pool.swept(broken)
         wish = pool.wish(template)
-        trouble = templates.damage(template) or _no_room(template)
-        if not trouble and len(pool.ready(template)) < wish.wanted:
+        if len(pool.ready(template)) >= wish.wanted:
+            trouble = ""
+        elif not (trouble := templates.damage(template) or _no_room(template)):
             try:
                 make(template)
             except Failure as failure:

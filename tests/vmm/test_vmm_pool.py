@@ -291,8 +291,8 @@ def test_commands_killed_at_any_moment_leave_nothing(vmm: CommandLine, words: tu
     chance = random.Random(7)
     for _ in range(8):
         full(vmm)
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen(vmm.argv(*words, "true"), env=vmm.env, **quiet) as run:
+        null = subprocess.DEVNULL
+        with subprocess.Popen(vmm.argv(*words, "true"), env=vmm.env, stdout=null, stderr=null) as run:
             time.sleep(chance.uniform(0.1, 0.4))
             run.kill()
         refilled(vmm)
