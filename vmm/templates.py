@@ -27,8 +27,7 @@ SCHEMA_VERSION = 1
 RECORD = "template.json"
 POOL = "pool.json"  # beside it, where paused clones are kept (vmm.pool)
 LARGEST_AUTOMATIC_BYTES = 1 << 30
-# The migration capability by which the state carries the devices only: both sides map the same memory file.
-LEAVE_MEMORY_OUT = {"capability": "x-ignore-shared", "state": True}
+LEAVE_MEMORY_OUT = launch.LEAVE_MEMORY_OUT
 
 
 class Template(NamedTuple):
