@@ -19,6 +19,7 @@ from bench import targets
 from bench.core import worker
 from bench.core.target import MARKER, Cell, Parts, Target
 from bench.targets import ct, disk_use
+from host import paths
 from host.linux import cgroup
 
 BASE = ("root", "busybox", "guest-helper", "overlay")
@@ -221,6 +222,23 @@ def test_clones_of_a_named_template_leave_none_behind(
     assert "t5" not in ran.parts[0].edges_ns  # no kernel started
     made.cleanup()
     assert not [one for one in (module_home / "templates").iterdir() if one.name.startswith("bench-")]
+
+
+@pytest.mark.slow
+@pytest.mark.machine
+def test_a_run_from_a_pool_took_a_paused_clone_and_the_pool_goes_with_the_campaign(
+    module_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("root", "busybox", "guest-helper", "qemu", "kernel")
+    monkeypatch.setenv("VMM_HOME", str(module_home))
+    made = targets.load(["vm-pool"])["vm-pool"]
+    cell = _cell(made, params=(("memory", "128M"),))
+    made.prepare(cell)
+    (ran,) = worker.runs(lambda: made.run_once(cell), 1, 120.0)
+    assert (ran.parts[0].error, ran.parts[0].exit_status) == (None, 0)
+    made.cleanup()
+    assert not list((module_home / "templates").glob("bench-*"))
+    assert not list(paths.run_dir(module_home).glob(".p-*"))
 
 
 def test_a_home_that_is_yet_to_be_made_is_writable_where_its_nearest_folder_is(
