@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from host import paths
-from host.errors import Failure, Unsupported, Usage, WrongState
+from host.errors import Failure, NotFound, Unsupported, Usage, WrongState
 from instances import machine_wiring, names, provision
 from vmm import templates
 from vmm.admission import boot_timeout_s
@@ -119,12 +120,23 @@ def remove(name: str) -> None:
 
 def image_of(name: str) -> str:
     """The image that a template was made of; raises NotFound, and Failure for one without a name."""
-    image = templates.load(paths.home(), name).image
-    if not image:
+    found = templates.load(paths.home(), name)
+    if not found.image:
         raise Failure(
             "cannot start from the template", name, "it belongs to `vmm run` itself", "vmm template ls"
         )
-    return image
+    return _as_it_was(found.image, found.image_digest)
+
+
+def _as_it_was(image: str, short: str) -> str:
+    """The image's name, or its digest where the name has gone or is another image's since."""
+    store = provision.store()
+    digests = [entry["digest"] for entry in store.entries()]
+    whole = [one for one in digests if one.removeprefix("sha256:").startswith(short)]
+    with contextlib.suppress(NotFound):
+        if store.resolve(image).digest in whole:
+            return image
+    return whole[0] if whole else image
 
 
 def init_of(name: str) -> tuple[str, ...]:
