@@ -73,7 +73,12 @@ class Boot:
         self._pidfd = -1
 
     def end(self, timeout_s: float) -> None:
-        """Kill QEMU, hang up everywhere while it dies, and see it gone; DeadlinePassed after that time."""
+        """Kill QEMU, hang up everywhere while it dies, and see it gone; DeadlinePassed after that time.
+
+        Where we have hung up before (a console was joined), its driver ends it.
+        """
+        if self._pidfd < 0:
+            return
         pidfd, self._pidfd = self._pidfd, -1
         try:
             with contextlib.suppress(ProcessLookupError):

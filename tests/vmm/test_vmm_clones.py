@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -381,6 +382,21 @@ def test_an_image_stays_while_a_template_stands_on_it(home: Path) -> None:
         vmm("template", "rm", "four")
         vmm("template", "rm", "three")
     assert said("true") == (0, "")  # for the tests that follow: prune took the template of `vmm run`
+
+
+def test_a_whole_system_in_the_foreground_ends_in_order_when_it_is_told_to(home: Path) -> None:
+    words = ("run", "--rm", "--vm", "--name", "shown", "--network", "none", "--accel", "tcg")
+    line = [sys.executable, "-m", "cli.main", *words, "tiny", "/sbin/init"]
+    running = subprocess.Popen(
+        line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline()  # its console has spoken: we have joined it
+    running.terminate()
+    _, told = running.communicate(timeout=60)
+    assert (running.returncode, told) == (128 + signal.SIGTERM, "")
+    assert not (paths.run_dir(home) / "shown").exists()
+    assert "shown" not in vmm("ls", "-a").stdout
 
 
 def test_removing_templates_one_that_is_not_there_keeps_no_other_from_it(home: Path) -> None:
