@@ -164,6 +164,7 @@ def restore(machine: Machine, tag: str, progress: Progress = _silent) -> str:
         return _restore_from_file(machine, tag, running)
     if found.memory_format and running and hardware.fits(machine, tag):
         load(machine, tag)
+        holes.give_back(holes.memory_of(machine.pid()))
     elif found.memory_format:
         if running:
             machine.kill()  # it has got processors or memory since, which the snapshot knows nothing of
