@@ -4,8 +4,10 @@
 #include "guest.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +48,15 @@ static int die_with(pid_t caller) {
     return 0;
 }
 
+/* The hang-up of this socket's other end kills us; one that came before the kernel was told would not. */
+static int die_at_hang_up(int leash) {
+    struct pollfd end = {leash, 0, 0};
+    if (fcntl(leash, F_SETOWN, getpid()) < 0 || fcntl(leash, F_SETSIG, SIGKILL) < 0) return -1;
+    if (fcntl(leash, F_SETFL, O_ASYNC) < 0 || poll(&end, 1, 0) < 0) return -1;
+    if (end.revents) _exit(128 + SIGKILL);
+    return 0;
+}
+
 static int obey(const char *word) {
     const char *told;
     if ((told = value(word, "--groups="))) return set_groups(told);
@@ -56,6 +67,7 @@ static int obey(const char *word) {
     if ((told = value(word, "--reuid="))) return setresuid((uid_t)atol(told), (uid_t)atol(told), (uid_t)atol(told));
     if (strcmp(word, "--no-new-privs") == 0) return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if ((told = value(word, "--dies-with="))) return die_with((pid_t)atol(told));
+    if ((told = value(word, "--leash="))) return die_at_hang_up(atoi(told));
     return errno = EINVAL, -1;
 }
 

@@ -30,8 +30,9 @@ class Confinement(NamedTuple):
     groups: tuple[int, ...] = ()
     note: str = ""
 
-    def prefix(self, dies_with_caller: bool) -> list[str]:
-        """The words before QEMU's own that drop rights and, where asked, tie its life to the caller's.
+    def prefix(self, dies_with_caller: bool, leash: int = -1) -> list[str]:
+        """The words before QEMU's own that drop rights and, where asked, tie its life to the caller's, or to
+        the other end of a socket that it inherits (vmm.leash).
 
         They are setpriv(1)'s, in the order in which each is still allowed; our helper obeys them (confine.c),
         as setpriv costs a start 4 ms and cannot look whether the caller lives.
@@ -45,6 +46,7 @@ class Confinement(NamedTuple):
         words.append("--no-new-privs")
         # Last, as a change of user makes the kernel forget it (prctl(2), PR_SET_PDEATHSIG).
         words += [f"--dies-with={os.getpid()}"] if dies_with_caller else []
+        words += [f"--leash={leash}"] if leash >= 0 else []
         return [*words, "--"]
 
     def give(self, path: Path, mode: int = 0o600) -> None:

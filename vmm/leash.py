@@ -1,8 +1,9 @@
-"""What ends a QEMU that is no child of ours when we end, whatever ends us.
+"""What ends a QEMU when we end, whatever ends us, until we let it go.
 
-PR_SET_PDEATHSIG ties a process to the one that started it, and a paused clone was started by another. So QEMU
-is given one end of a socket pair that sends it SIGKILL at its hang-up (fcntl(2), F_SETSIG); ours is the other
-end, which the kernel closes when we die. Nobody has to watch.
+PR_SET_PDEATHSIG ties a process to the one that started it, for good; a paused clone was started by another,
+and a detached machine is to outlive us, but not before it is what was asked for. So QEMU has one end of a
+socket pair that sends it SIGKILL at its hang-up (fcntl(2), F_SETSIG); ours is the other end, which the kernel
+closes when we die. Nobody has to watch.
 """
 
 from __future__ import annotations
@@ -20,10 +21,18 @@ _F_SETSIG = 10  # fcntl.h; Python's fcntl has no name for it
 
 
 class Leash:
-    """Holds a QEMU by its monitor and pid until `let_go`; a QEMU that forgot us would be there for ever."""
+    """Holds one QEMU until `let_go`: one that inherits `theirs` (confine.c, --leash), or was `tie`d."""
 
-    def __init__(self, monitor: Monitor, pid: int) -> None:
+    def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair()
+
+    @property
+    def theirs(self) -> int:
+        """The descriptor for QEMU."""
+        return self._theirs.fileno()
+
+    def tie(self, monitor: Monitor, pid: int) -> None:
+        """Hold a QEMU that runs, by its monitor and pid."""
         try:
             fcntl.fcntl(self._theirs, fcntl.F_SETOWN, pid)  # the kernel keeps the process, not its number
             fcntl.fcntl(self._theirs, _F_SETSIG, signal.SIGKILL)

@@ -188,7 +188,8 @@ def _handed_over(
     from vmm.boot import Boot
     from vmm.leash import Leash
 
-    leash = Leash(control, pid)
+    leash = Leash()
+    leash.tie(control, pid)
     (one.run / _READY).unlink()
     os.rename(one.run, driver.run)
     control.name = driver.folder.name

@@ -74,6 +74,7 @@ class QemuDriver:
         listeners = process.listen(self.run, self._sockets(how.ports))
         joined = networking.Joined(self.spec)
         state = state_pipe.reader(how.state) if how.state else -1
+        leash = self._leash_for(dies_with_us, how)
         try:
             self._start_sidecars(who)
             joined = networking.join(self.spec, self.folder.name, taps=True)
@@ -82,21 +83,44 @@ class QemuDriver:
             words = argv(joined.spec, replace(how, fds=inherited))
             clients = {name: process.call(self.run / name) for name in ("ctl", "serial", "guest")}
             edges.mark("t2")
-            pid = self._spawn([*who.prefix(dies_with_us), *words], [fd for _, fd in inherited])
+            prefix = who.prefix(dies_with_us, leash.theirs if leash else -1)
+            lent = [fd for _, fd in inherited] + ([leash.theirs] if leash else [])
+            pid = self._spawn([*prefix, *words], lent)
+        except BaseException:
+            if leash:
+                leash.let_go()
+            raise
         finally:
             joined.close()
             for one in listeners.values():
                 one.close()
             if state >= 0:
                 os.close(state)
-        return self._watched(pid, clients, edges, state)
+        return self._watched(pid, clients, edges, state, leash)
 
-    def _watched(self, pid: int, clients: dict[str, socket.socket], edges: Edges, state: int) -> Boot:
+    def _leash_for(self, dies_with_us: bool, how: Launch) -> Leash | None:
+        """What ends with us a machine that is to outlive us, but not before it is what was asked for: one
+        without its command, or a clone that is still as it was frozen.
+
+        Not one that comes in from another QEMU: there a mark in the run directory tells what becomes of it.
+        """
+        on_its_way = how.memory_private or (self.spec.command_mode and not (how.incoming or how.paused))
+        if dies_with_us or not on_its_way:
+            return None
+        from vmm.leash import Leash
+
+        return Leash()
+
+    def _watched(
+        self, pid: int, clients: dict[str, socket.socket], edges: Edges, state: int, leash: Leash | None
+    ) -> Boot:
         from vmm import monitor  # QEMU starts meanwhile
         from vmm.boot import Boot
 
         talk = monitor.Monitor(clients["ctl"], self.folder.name, self.run / monitor.JOURNAL)
         boot = Boot(self.folder, edges, pid, clients["guest"], clients["serial"], talk, process.reap)
+        if leash:
+            boot.at_close(leash.let_go)
         boot.own(self.run)
         self._boot = boot
         boot.exposed = process.expose(pid)

@@ -9,7 +9,6 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from host import paths, records
@@ -21,7 +20,6 @@ from vmm import clones, pool, process, templates
 from vmm.admission import boot_timeout_s
 from vmm.boot import Boot
 from vmm.channel import Channel
-from vmm.leash import Leash
 from vmm.pool import Member
 from vmm.qemu_driver import QemuDriver
 from vmm.spec import MachineSpec, from_record, replace
@@ -136,25 +134,16 @@ def _made(template: Template, one: Member) -> Member:
         driver.has_cgroup = False  # its machine has one, by the machine's name
         clones.lay_disk(template, Path(driver.spec.disks[0].path), alone=driver.spec.command_mode)
         boot = clones.cloned(driver, driver.spec.accel, Edges(), False, template, boot_timeout_s())
-        with _leashed(boot):
+        boot.exposed = ""  # for as long as it waits it is the first to go where memory is out
+        try:
             _warm_up(boot, one)
             assert boot.monitor is not None
             boot.monitor.execute("stop")
             _as_urgent_as_others(boot.pid)
             pool.mark_ready(one)
+        finally:
+            boot.close()
     return one
-
-
-@contextlib.contextmanager
-def _leashed(boot: Boot) -> Iterator[None]:
-    assert boot.monitor is not None
-    leash = Leash(boot.monitor, boot.pid)
-    boot.exposed = ""  # for as long as it waits it is the first to go where memory is out
-    try:
-        yield
-        leash.let_go()
-    finally:
-        boot.close()
 
 
 def _spec(template: Template, one: Member) -> MachineSpec:

@@ -14,6 +14,7 @@ from capabilities import need
 from commandline import CommandLine
 
 from host import paths
+from vmm import process
 
 ROUNDS = 10
 STATES = {"created", "running", "paused", "exited", "booting"}
@@ -38,9 +39,9 @@ def _killed_after(vmm: CommandLine, words: list[str], delay_s: float) -> None:
         stderr=subprocess.DEVNULL,
         env=vmm.env,
         start_new_session=True,
-    ) as process:
+    ) as killed:
         time.sleep(delay_s)
-        process.send_signal(signal.SIGKILL)
+        killed.send_signal(signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,29 @@ def test_kill_9_of_run_leaves_a_world_that_is_understood(
         assert vmm.ls() == {}, seed
 
 
+@pytest.mark.parametrize("way", [("--boot", "microvm"), ()], ids=["boot", "clone"])
+def test_a_detached_start_killed_before_its_command_runs_leaves_no_qemu(
+    way: tuple[str, ...], vmm: CommandLine
+) -> None:
+    _needs("--vm")
+    common = ["run", "--vm", "-d", "--network", "none", *way]
+    vmm.ok(*common, "--name", "whole", "tiny", "sleep", "600")
+    pid = paths.run_dir(vmm.home) / "cut" / "pid"
+    with leaks.none(vmm.home):
+        words = vmm.argv(*common, "--name", "cut", "tiny", "sleep", "600")
+        with subprocess.Popen(words, env=vmm.env, stdout=subprocess.DEVNULL) as run:
+            deadline = time.monotonic() + 20
+            while process.living(pid) is None and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert process.living(pid), "its QEMU did not come"
+            run.kill()
+        time.sleep(0.5)
+        assert process.living(pid) is None
+        assert vmm.ls()["whole"]["state"] == "running"
+        vmm.ok("rm", "-f", "cut")
+    vmm.ok("rm", "-f", "--all")
+
+
 @pytest.mark.parametrize("kind", ["--ct", "--vm"])
 def test_kill_9_of_rm_is_finished_by_the_next(kind: str, vmm: CommandLine) -> None:
     _needs(kind)
@@ -92,11 +116,11 @@ def test_qemu_killed_in_the_middle_of_its_boot_is_told(vmm: CommandLine) -> None
     with leaks.none(vmm.home):
         with subprocess.Popen(
             words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=vmm.env
-        ) as process:
+        ) as killed:
             pid = _pid_of_machine(vmm, "boom")
             subprocess.run(["kill", "-9", str(pid)], check=True)
-            _, err = process.communicate(timeout=30)
-        assert process.returncode == 125, err
+            _, err = killed.communicate(timeout=30)
+        assert killed.returncode == 125, err
         assert "Traceback" not in err
         assert "killed by signal 9" in err
         assert vmm.ls() == {}
@@ -138,8 +162,8 @@ def test_the_cli_itself_can_be_terminated(vmm: CommandLine) -> None:
         "-c",
         "trap 'exit 6' TERM; echo up; sleep 9 & wait",
     )
-    with leaks.none(vmm.home), subprocess.Popen(words, stdout=subprocess.PIPE, env=vmm.env) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"up\n"
-        process.terminate()
-        assert process.wait(20) == 6
+    with leaks.none(vmm.home), subprocess.Popen(words, stdout=subprocess.PIPE, env=vmm.env) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"up\n"
+        running.terminate()
+        assert running.wait(20) == 6

@@ -52,6 +52,11 @@ def left_by_a_killed_caller(words: str, pause_s: float, wait_s: float) -> int:
     line = "from vmm.confine import Confinement; import subprocess, time\n"
     line += f"one = subprocess.Popen({words}); time.sleep({pause_s})\n"
     line += "print(one.pid, flush=True); time.sleep(60)"
+    return of_a_killed_caller(line, wait_s)
+
+
+def of_a_killed_caller(line: str, wait_s: float) -> int:
+    """The pid that this Python prints, which was killed then, `wait_s` ago."""
     caller = subprocess.Popen([sys.executable, "-c", line], stdout=subprocess.PIPE, text=True)
     assert caller.stdout is not None
     pid = int(caller.stdout.readline())
@@ -77,6 +82,21 @@ def test_it_dies_with_its_caller_where_asked() -> None:
         assert _runs(pid) is not asked
         if not asked:
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("end", ["killed", "let go", "killed before"])
+def test_it_is_held_by_its_leash_until_it_is_let_go(end: str) -> None:
+    need("root", "guest-helper")
+    late = ["sh", "-c", 'sleep 0.5; exec "$@"', "sh"] if end == "killed before" else []
+    line = "from vmm.confine import Confinement; from vmm.leash import Leash; import subprocess, time\n"
+    line += f"leash = Leash(); words = [*{late}, *Confinement(64901, 64901).prefix(False, leash.theirs)]\n"
+    line += "one = subprocess.Popen([*words, 'sleep', '60'], pass_fds=[leash.theirs])\n"
+    line += f"time.sleep({0 if late else 0.3}); {'leash.let_go()' if end == 'let go' else ''}\n"
+    line += "print(one.pid, flush=True); time.sleep(60)"
+    pid = of_a_killed_caller(line, 1.0)
+    assert _runs(pid) is (end == "let go")
+    if end == "let go":
+        os.kill(pid, signal.SIGKILL)
 
 
 def _runs(pid: int) -> bool:
