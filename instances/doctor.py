@@ -43,7 +43,7 @@ def examine(quick: bool = False) -> list[Finding]:
         ("guest helper", _guest_helper, "make setup", True),
         ("qemu", _program("qemu-system-x86_64"), "apt-get install qemu-system-x86", False),
         ("qemu-img", _program("qemu-img"), "apt-get install qemu-utils", False),
-        ("memory snapshots", _memory_snapshots, "", False),
+        ("memory snapshots", _memory_snapshots, "apt-get install qemu-system-x86", False),
         ("aarch64", _program("qemu-system-aarch64"), "apt-get install qemu-system-arm", False),
         ("kvm", _kvm_device if quick else _kvm, "", False),
         ("libvirt", _libvirt, "apt-get install libvirt-daemon-system; make setup", False),
