@@ -17,14 +17,17 @@ _MARK = ".home"
 
 
 def note(home: Path) -> None:
-    """Make the folder of a home's frozen memory, and write down whose it is."""
+    """Make the folder of a home's frozen memory, and write down whose it is, if there is room for that."""
     folder = templates.memory_dir(home)
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / _MARK
     if not mark.exists():
         draft = folder / f"{_MARK}.{os.getpid()}"
-        draft.write_text(f"{os.stat(home).st_dev} {home.absolute()}")
-        draft.rename(mark)
+        try:
+            draft.write_text(f"{os.stat(home).st_dev} {home.absolute()}")
+            draft.rename(mark)
+        except OSError:  # the memory itself will find no room, and say so
+            draft.unlink(missing_ok=True)
 
 
 def sweep(home: Path) -> list[str]:
