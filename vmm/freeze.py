@@ -26,6 +26,7 @@ from vmm import (
     readiness,
     state_pipe,
     templates,
+    usage,
 )
 from vmm.boot import Boot
 from vmm.channel import Channel
@@ -36,6 +37,10 @@ from vmm.templates import Template
 
 _SAVE_S = 60.0
 _SETTLE_S = 0.2
+# A guest that works less than that part of a processor for so long has booted.
+_AT_REST = 0.15
+_REST_S = 0.3
+_REST_WITHIN_S = 30.0
 # One second after its drivers began, Linux stops all processors to change over to the TSC, and tells the
 # console (tsc_refine_calibration_work): in every clone of a machine frozen shortly before.
 _CLOCK_CHOSEN_S = 1.1
@@ -68,8 +73,8 @@ def named(
 ) -> Template:
     """A template under a name of the user's: `prepare` makes the machine's files in the template's folder.
 
-    A machine in system mode is frozen when its sshd answers. Raises InUse for a name that is taken,
-    Unsupported for a machine that cannot be frozen.
+    A machine in system mode is frozen when its sshd answers and it has come to rest. Raises InUse for a name
+    that is taken, Unsupported for a machine that cannot be frozen.
     """
     with templates.locked(home, name):
         if (templates.root(home) / name / templates.RECORD).exists():
@@ -165,10 +170,10 @@ def _save(boot: Boot, state: Path, boot_timeout_s: float, spec: MachineSpec, lik
     assert boot.monitor is not None
     assert channel.greeting is not None
     system_mode = channel.greeting.system_mode
-    if system_mode:
-        _await_sshd(boot.monitor, boot_timeout_s)
     up = time.monotonic()
     if system_mode:
+        _await_sshd(boot.monitor, boot_timeout_s)
+        up = _await_rest(boot.pid)
         prepare_sshd(channel)
     else:
         bringup.tell_name_server(channel, spec)
@@ -192,6 +197,22 @@ def _await_calm(channel: Channel, hello: Hello) -> None:
     time.sleep(max(_SETTLE_S / 2, chosen - time.monotonic()))
     channel.sync()
     time.sleep(_SETTLE_S / 2)
+
+
+def _await_rest(pid: int) -> float:
+    """When the guest of this QEMU came to rest (monotonic); one that does not in time is frozen as it is.
+
+    An sshd answers before init is done, and what is left of the boot every clone would do again.
+    """
+    began, worked_ns = time.monotonic(), usage.cpu_ns(pid)
+    limit = began + _REST_WITHIN_S
+    while began < limit:
+        time.sleep(_REST_S)
+        now_ns = usage.cpu_ns(pid)
+        if now_ns - worked_ns < _AT_REST * _REST_S * 1e9:
+            break
+        began, worked_ns = time.monotonic(), now_ns
+    return began
 
 
 def prepare_sshd(channel: Channel) -> None:

@@ -75,6 +75,18 @@ def test_twenty_clones_are_not_alike(template: str) -> None:
         assert len({lines[position] for lines in told}) == 20, what
 
 
+def test_a_clone_has_no_rest_of_its_templates_boot_to_do(template: str) -> None:
+    ended = set()
+    for name in ("first", "second"):
+        vmm("run", "--vm", "-d", "--name", name, "--from", template)
+        try:
+            vmm("exec", name, "systemctl", "is-system-running", "--wait", check=False)
+            ended.add(vmm("exec", name, "systemctl", "show", "-p", "FinishTimestampMonotonic"))
+        finally:
+            vmm("rm", "-f", name)
+    assert len(ended) == 1, "each did it for itself"
+
+
 def test_paused_clones_are_not_alike_either(template: str) -> None:
     """What is renewed is renewed at the claim: they waited with the template's name, and nobody met them."""
     home = machines.shared_home()
