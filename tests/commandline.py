@@ -51,3 +51,13 @@ class CommandLine:
         """What inspect says of one instance."""
         told: dict[str, Any] = json.loads(self.ok("inspect", name))["instances"][0]
         return told
+
+
+def told(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
+    """One error with these words, no traceback."""
+    assert done.returncode == status, done
+    assert "Traceback" not in done.stderr
+    assert "fault of vmm itself" not in done.stderr
+    assert sum(line.startswith("vmm") for line in done.stderr.splitlines()) == 1, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr

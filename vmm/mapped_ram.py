@@ -9,14 +9,13 @@ does, should the command be killed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from host import commands
+from host import commands, records
 from host.errors import BadData, DeadlinePassed, Failure, NotFound, Unsupported, WrongState
 from host.sizes import format_bytes
 from vmm import diagnosis, process
@@ -36,7 +35,9 @@ def why_not(machine: Machine) -> str:
     """Why the running machine's memory cannot be kept this way, or an empty string."""
     if machine.spec.driver != "qemu":
         return "libvirt owns its monitor"
-    if _has_owner(machine.folder):  # coming back is a new QEMU, and the old one's end would be the command's
+    if not records.is_free(
+        machine.folder
+    ):  # `vmm run` holds it: coming back is a new QEMU, and the old one's end would be the command's
         return "a command in another terminal lives with this QEMU"
     if NAME not in _capabilities(machine):
         return "this QEMU knows no mapped-ram"
@@ -48,18 +49,6 @@ def why_not(machine: Machine) -> str:
 
 
 _PLUGGED = "/machine/peripheral"
-
-
-def _has_owner(folder: Path) -> bool:
-    """Whether a `vmm run` in the foreground holds the instance's folder."""
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def _capabilities(machine: Machine) -> set[str]:

@@ -209,12 +209,13 @@ def test_a_rung_that_ends_at_the_marker(
 
 @pytest.mark.slow
 @pytest.mark.machine
+@pytest.mark.parametrize("name", ["vm-from", "vm-pool"])
 def test_clones_of_a_named_template_leave_none_behind(
-    module_home: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, module_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("root", "busybox", "guest-helper", "qemu", "kernel")
     monkeypatch.setenv("VMM_HOME", str(module_home))
-    made = targets.load(["vm-from"])["vm-from"]
+    made = targets.load([name])[name]
     cell = _cell(made, params=(("memory", "128M"),))
     made.prepare(cell)
     (ran,) = worker.runs(lambda: made.run_once(cell), 1, 120.0)
@@ -222,22 +223,6 @@ def test_clones_of_a_named_template_leave_none_behind(
     assert "t5" not in ran.parts[0].edges_ns  # no kernel started
     made.cleanup()
     assert not [one for one in (module_home / "templates").iterdir() if one.name.startswith("bench-")]
-
-
-@pytest.mark.slow
-@pytest.mark.machine
-def test_a_run_from_a_pool_took_a_paused_clone_and_the_pool_goes_with_the_campaign(
-    module_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    need("root", "busybox", "guest-helper", "qemu", "kernel")
-    monkeypatch.setenv("VMM_HOME", str(module_home))
-    made = targets.load(["vm-pool"])["vm-pool"]
-    cell = _cell(made, params=(("memory", "128M"),))
-    made.prepare(cell)
-    (ran,) = worker.runs(lambda: made.run_once(cell), 1, 120.0)
-    assert (ran.parts[0].error, ran.parts[0].exit_status) == (None, 0)
-    made.cleanup()
-    assert not list((module_home / "templates").glob("bench-*"))
     assert not list(paths.run_dir(module_home).glob(".p-*"))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import leaks
 import pytest
 from capabilities import NEXT_QEMUS, need, next_qemu
-from commandline import CommandLine
+from commandline import CommandLine, told
 
 from host import paths
 
@@ -62,16 +62,6 @@ def pid_of(vmm: CommandLine, name: str) -> int:
 
 def state(vmm: CommandLine, name: str) -> str:
     return str(vmm.ls()[name]["state"])
-
-
-def told(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
-    """One error with these words, no traceback."""
-    assert done.returncode == status, done
-    assert "Traceback" not in done.stderr
-    assert "fault of vmm itself" not in done.stderr
-    assert sum(line.startswith("vmm") for line in done.stderr.splitlines()) == 1, done.stderr
-    for word in words:
-        assert word in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

@@ -16,7 +16,7 @@ from pathlib import Path
 import leaks
 import pytest
 from capabilities import need
-from commandline import CommandLine
+from commandline import CommandLine, told
 
 from host import paths
 from host.linux.cgroup import Cgroup, Limits
@@ -49,15 +49,6 @@ def named(vmm: CommandLine) -> Iterator[str]:
     vmm.ok("template", "create", "named", "tiny", *DEVICES, timeout_s=120)
     yield "named"
     vmm.ok("template", "rm", "named")
-
-
-def told(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
-    """One error with these words, no traceback."""
-    assert done.returncode == status, done
-    assert "Traceback" not in done.stderr
-    assert sum(line.startswith("vmm") for line in done.stderr.splitlines()) == 1, done.stderr
-    for word in words:
-        assert word in done.stderr, done.stderr
 
 
 def own(vmm: CommandLine) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 import leaks
 import pytest
 from capabilities import need
-from commandline import CommandLine
+from commandline import CommandLine, told
 
 from host import paths
 from vmm import pool, refill, templates
@@ -101,15 +101,6 @@ def full(vmm: CommandLine, name: str = "ready", count: int = 2) -> None:
 def refilled(vmm: CommandLine) -> None:
     """What the next claim's process does, now."""
     refill.fill(vmm.home, "ready")
-
-
-def told(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
-    """One error with these words, no traceback."""
-    assert done.returncode == status, done
-    assert "Traceback" not in done.stderr
-    assert sum(line.startswith("vmm") for line in done.stderr.splitlines()) == 1, done.stderr
-    for word in words:
-        assert word in done.stderr, done.stderr
 
 
 # ---- claimed ----
