@@ -96,12 +96,22 @@ static void finish_dev(void) {
     (void)!symlink("/proc/self/fd/2", "/dev/stderr");
 }
 
-/* The kernel would wake up twice a second to see whether memory wants to be in larger pieces (vm.txt). */
-static void compact_on_demand(void) {
-    int fd = open("/proc/sys/vm/compaction_proactiveness", O_WRONLY | O_CLOEXEC);
+static void set(const char *path, const char *value) {
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd < 0) return;
-    (void)!write(fd, "0", 1);
+    (void)!write(fd, value, strlen(value));
     close(fd);
+}
+
+/* For one command, work of the kernel's that nobody asked for: it would wake up twice a second to see whether memory wants
+ * to be in larger pieces (vm.txt), and ten times after each write to see whether the disk, the host's file, keeps up. */
+static void spare_the_kernel(void) {
+    char *root = kernel_word("vmm.root", 0), path[PATH_MAX];
+    set("/proc/sys/vm/compaction_proactiveness", "0");
+    if (root && strncmp(root, "/dev/", 5) == 0) {
+        snprintf(path, sizeof path, "/sys/block/%s/queue/wbt_lat_usec", root + 5);
+        set(path, "0");
+    }
 }
 
 static void name_and_address(void) {
@@ -116,7 +126,7 @@ static void name_and_address(void) {
 static void hand_over(char *self) {
     char *word = kernel_word("vmm.init", 0);
     char *argv[] = {word, NULL}, *env[] = {"HOME=/", "TERM=linux", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
-    if (!word) return compact_on_demand(), finish_dev();
+    if (!word) return spare_the_kernel(), finish_dev();
     system_mode = 1;
     pid_t helper = fork();
     if (helper == 0) {

@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -34,11 +35,12 @@
 
 #include "guest.h"
 #include "launch.h"
+#include "raw.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the frames are little-endian");
 
-enum { VERSION = 1, MAX_PAYLOAD = 256 << 10, CHUNK = 32 << 10, WINDOW = 64 << 10, PORTS = 16, EXECS = 64 };
-enum { HELLO = 1, EXEC, STDIN, RESIZE, SIGNAL, HOSTNAME, TIME, RESEED, NETWORK, PUT, PIDFILE, SYNC, POWEROFF, WARM };
+enum { VERSION = 1, MAX_PAYLOAD = 256 << 10, CHUNK = 32 << 10, WINDOW = 64 << 10, PORTS = 16, EXECS = 64, LOOKS = 1 << 20 };
+enum { HELLO = 1, EXEC, STDIN, RESIZE, SIGNAL, HOSTNAME, TIME, RESEED, NETWORK, PUT, PIDFILE, SYNC, POWEROFF, WARM, POISE };
 enum { WELCOME = 0x81, STARTED, STDOUT, STDERR, CREDIT, EXIT, DONE };
 enum { RECORD = 13 }; /* bytes before each record of the log */
 enum { TTY = 1, WITH_STDIN = 2, LOG = 4, END = 8, MAKE_CWD = 16 };
@@ -211,7 +213,7 @@ static void retire(struct exec *e, int *fd) {
 }
 
 /* So can the last ends of the pipes that the first command did not want. */
-static int later[4], later_count;
+static int later[8], later_count;
 
 static void close_later(int fd) { later[later_count++] = fd; }
 
@@ -243,6 +245,8 @@ struct command {
     uint16_t flags, rows, cols;
     struct user who;
     int child[3]; /* the command's ends of its descriptors */
+    const char *failed_at; /* set by the child, which shares our memory until it executes */
+    int failed_errno;
 };
 
 /* Edge-triggered: whose turn it is finds `work` out, which tries all until nothing moves. */
@@ -276,17 +280,23 @@ static int open_pipe(int *ours, int *theirs, bool to_child) {
 static struct {
     pid_t pid; /* 0: there is none */
     int ours[3], theirs[3], null; /* stdin, stdout, stderr */
-    int go, wait, gone, going;    /* we write to `go`; `gone` ends once it executes or dies */
-    struct command *command;
+    int go;                       /* a futex: its command is there */
+    struct command command;       /* with words that stay: we go on while it is on its way to them */
+    const struct exec *exec;      /* until that is over */
 } spare;
 
-static bool fits_spare(const struct command *c) { return spare.pid && !(c->flags & TTY); }
+/* How often we look for the host before we sleep again: a machine that is frozen looking need not wake up in its clones. */
+static int poised;
+
+/* A detached command must be known to execute before its host turns away. */
+static bool fits_spare(const struct command *c) { return spare.pid && !(c->flags & (TTY | LOG)); }
 
 static int open_spare(struct command *c, struct exec *e) {
-    if (c->flags & WITH_STDIN) e->in = spare.ours[0], c->child[0] = spare.theirs[0], close(spare.null);
+    memcpy(c->child, spare.theirs, sizeof c->child);
+    if (c->flags & WITH_STDIN) e->in = spare.ours[0], close(spare.null);
     else c->child[0] = spare.null, close_later(spare.ours[0]), close_later(spare.theirs[0]);
-    e->out = spare.ours[1], c->child[1] = spare.theirs[1];
-    e->err = spare.ours[2], c->child[2] = spare.theirs[2];
+    e->out = spare.ours[1];
+    e->err = spare.ours[2];
     if (e->in >= 0) watch(e->in, EPOLLOUT | EPOLLET, NULL); /* out and err are watched from before */
     return 0;
 }
@@ -310,7 +320,6 @@ static const char *variable(char **env, const char *name) {
 /* DIR/NAME. printf(3) is much code, cold in a clone; what a clone's first command needs does without. */
 static bool join_path(char path[PATH_MAX], const char *dir, size_t n, const char *name) {
     size_t length = strlen(name) + 1;
-    errno = ENAMETOOLONG;
     if (n + 1 + length > PATH_MAX) return false;
     memcpy(path, dir, n);
     if (n) path[n++] = '/';
@@ -318,24 +327,26 @@ static bool join_path(char path[PATH_MAX], const char *dir, size_t n, const char
     return true;
 }
 
+static int execute(struct command *c, const char *path) {
+    return (int)-raw(SYS_execve, (long)path, (long)c->argv, (long)c->env, 0);
+}
+
 /* execvpe(3) with the PATH of the command, not ours; EACCES on the way is remembered, as a shell does. */
 static int exec_by_path(struct command *c) {
     char path[PATH_MAX];
     const char *dirs = variable(c->env, "PATH");
     if (!dirs) dirs = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    if (strchr(c->argv[0], '/') || !*c->argv[0]) return execve(c->argv[0], c->argv, c->env), errno;
+    if (strchr(c->argv[0], '/') || !*c->argv[0]) return execute(c, c->argv[0]);
     for (int error = ENOENT;; dirs++) {
         size_t n = strcspn(dirs, ":");
-        bool fits = join_path(path, dirs, n, c->argv[0]);
+        int told = ENAMETOOLONG;
         /* A look costs a clone, whose code is all cold, less than an execve(2) that fails; where kernels cannot, we try. */
-        if (fits && (syscall(SYS_faccessat2, AT_FDCWD, path, F_OK, AT_EACCESS) == 0 || errno == ENOSYS)) execve(path, c->argv, c->env);
-        if (errno != ENOENT && errno != ENOTDIR) error = errno;
+        if (join_path(path, dirs, n, c->argv[0])) told = (int)-raw(SYS_faccessat2, AT_FDCWD, (long)path, F_OK, AT_EACCESS);
+        if (told == 0 || told == ENOSYS) told = execute(c, path);
+        if (told != ENOENT && told != ENOTDIR) error = told;
         if (!*(dirs += n)) return error;
     }
 }
-
-static const char *failed_at; /* set by the child: vfork(2) shares our memory until it execs */
-static int failed_errno;
 
 static void leave_us(void) {
     sigset_t none;
@@ -345,27 +356,31 @@ static void leave_us(void) {
     setsid();
 }
 
-/* In the child, with our rights until setuid; `failed_at` names the step for the host's error. */
+/* In the child, with our rights until setuid; c->failed_at names the step for the host's error. */
 static int become(struct command *c) {
+    const struct user *who = &c->who;
+    long error = 0;
+    c->failed_at = "open the descriptors of";
     for (int fd = 0; fd < 3; fd++)
-        if (dup2(c->child[fd], fd) < 0) return failed_at = "open the descriptors of", errno;
-    if (c->flags & TTY) ioctl(0, TIOCSCTTY, 0);
-    if (c->flags & MAKE_CWD && strcmp(c->cwd, "/")) make_parents(c->cwd), mkdir(c->cwd, 0755);
-    failed_at = "take the user of"; /* we are root without groups: what is so already costs a clone nothing */
-    if (c->who.group_count && syscall(SYS_setgroups, c->who.group_count, c->who.groups) < 0) return errno;
-    if (c->who.gid && syscall(SYS_setresgid, c->who.gid, c->who.gid, c->who.gid) < 0) return errno;
-    if (c->who.uid && syscall(SYS_setresuid, c->who.uid, c->who.uid, c->who.uid) < 0) return errno;
-    failed_at = "enter the working directory of";
-    if (*c->cwd && strcmp(c->cwd, "/") && chdir(c->cwd) < 0) return errno;
-    failed_at = "execute";
+        if (c->child[fd] != fd && (error = raw(SYS_dup3, c->child[fd], fd, 0, 0)) < 0) return (int)-error;
+    if (c->flags & TTY) raw(SYS_ioctl, 0, TIOCSCTTY, 0, 0);
+    error = 0, c->failed_at = "take the user of"; /* we are root without groups: what is so already costs nothing */
+    if (who->group_count) error = raw(SYS_setgroups, (long)who->group_count, (long)who->groups, 0, 0);
+    if (!error && who->gid) error = raw(SYS_setresgid, who->gid, who->gid, who->gid, 0);
+    if (!error && who->uid) error = raw(SYS_setresuid, who->uid, who->uid, who->uid, 0);
+    if (error) return (int)-error;
+    c->failed_at = "enter the working directory of";
+    if (*c->cwd && strcmp(c->cwd, "/") && (error = raw(SYS_chdir, (long)c->cwd, 0, 0, 0)) < 0) return (int)-error;
+    c->failed_at = "execute";
     return exec_by_path(c);
 }
 
 static int be_spare(void *unused) {
-    char go;
     (void)unused;
     leave_us();
-    if (read(spare.wait, &go, 1) == 1) failed_errno = become(spare.command);
+    while (!__atomic_load_n(&spare.go, __ATOMIC_ACQUIRE))
+        raw(SYS_futex, (long)&spare.go, FUTEX_WAIT_PRIVATE, 0, 0);
+    spare.command.failed_errno = become(&spare.command);
     _exit(127);
 }
 
@@ -375,12 +390,9 @@ static void make_spare(void) {
     spare.null = fcntl(null_fd, F_DUPFD_CLOEXEC, 3);
     for (int fd = 0; fd < 3; fd++)
         if (open_pipe(&spare.ours[fd], &spare.theirs[fd], fd == 0) < 0) return; /* nothing is lost but time */
-    if (open_pipe(&spare.go, &spare.wait, true) < 0 || open_pipe(&spare.gone, &spare.going, false) < 0) return;
-    fcntl(spare.gone, F_SETFL, 0); /* that one we wait for */
     for (int fd = 1; fd < 3; fd++) watch(spare.ours[fd], EPOLLIN | EPOLLET, NULL);
     spare.pid = clone(be_spare, stack + sizeof stack, CLONE_VM | SIGCHLD, NULL);
     if (spare.pid < 0) spare.pid = 0;
-    close(spare.wait), close(spare.going);
 }
 
 /* Without a command: a terminal cannot be given to it, as it was opened later. */
@@ -388,18 +400,17 @@ static void drop_spare(void) {
     kill(spare.pid, SIGKILL);
     waitpid(spare.pid, NULL, 0);
     for (int fd = 0; fd < 3; fd++) close(spare.ours[fd]), close(spare.theirs[fd]);
-    close(spare.null), close(spare.go), close(spare.gone);
+    close(spare.null);
     spare.pid = 0;
 }
 
-/* As vfork(2): on our way again once it executes, or has failed to. */
-static pid_t spend_spare(struct command *c) {
+/* We do not wait until it executes, which would have to be told: where it cannot, its end is the word (`finish`). */
+static pid_t spend_spare(struct command *c, const struct exec *e) {
     pid_t pid = spare.pid;
-    char none;
-    spare.command = c, spare.pid = 0;
-    if (write(spare.go, "g", 1) == 1)
-        while (read(spare.gone, &none, 1) < 0 && errno == EINTR) {}
-    close_later(spare.go), close_later(spare.gone);
+    spare.command = *c, spare.exec = e, spare.pid = 0;
+    __atomic_store_n(&spare.go, 1, __ATOMIC_RELEASE);
+    syscall(SYS_futex, &spare.go, FUTEX_WAKE_PRIVATE, 1);
+    for (int fd = c->flags & WITH_STDIN ? 1 : 0; fd < 3; fd++) close_later(c->child[fd]), c->child[fd] = -1;
     return pid;
 }
 
@@ -407,21 +418,26 @@ static pid_t fork_for(struct command *c) {
     pid_t pid = vfork();
     if (pid) return pid;
     leave_us();
-    failed_errno = become(c);
+    c->failed_errno = become(c);
     _exit(127);
 }
 
-static pid_t spawn(struct command *c) {
-    failed_errno = 0;
-    pid_t pid = fits_spare(c) ? spend_spare(c) : fork_for(c);
-    if (pid > 0 && failed_errno) waitpid(pid, NULL, 0);
-    if (pid < 0) failed_at = "fork for", failed_errno = errno;
-    return failed_errno ? 0 : pid;
+static pid_t spawn(struct command *c, const struct exec *e) {
+    if (fits_spare(c)) return spend_spare(c, e);
+    pid_t pid = fork_for(c);
+    if (pid > 0 && c->failed_errno) waitpid(pid, NULL, 0);
+    if (pid < 0) c->failed_at = "fork for", c->failed_errno = errno;
+    return c->failed_errno ? 0 : pid;
 }
 
 static void close_child_ends(struct command *c) {
     for (int fd = 2; fd >= 0; fd--)
         if (c->child[fd] >= 0 && (fd == 0 || c->child[fd] != c->child[fd - 1])) close(c->child[fd]);
+}
+
+static void answer_failure(struct port *p, uint32_t id, const struct command *c) {
+    int status = strcmp(c->failed_at, "execute") ? 125 : c->failed_errno == ENOENT ? 127 : 126;
+    answer(p, EXIT, id, status, c->failed_errno, c->failed_at);
 }
 
 static void start(struct port *p, struct exec *e, uint32_t id, struct command *c) {
@@ -430,12 +446,13 @@ static void start(struct port *p, struct exec *e, uint32_t id, struct command *c
     e->sink = c->flags & LOG ? open_log() : p;
     e->ring = c->flags & (WITH_STDIN | TTY) ? malloc(WINDOW) : NULL;
     if (spare.pid && !fits_spare(c)) drop_spare();
-    if (!resolve_user(c->user, &c->who)) failed_at = "find in /etc/passwd and /etc/group the user of", failed_errno = ENOENT;
-    else if (open_stdio(c, e) < 0) failed_at = "open the descriptors of", failed_errno = errno;
-    else e->pid = spawn(c);
+    if (c->flags & MAKE_CWD && strcmp(c->cwd, "/")) make_parents(c->cwd), mkdir(c->cwd, 0755);
+    if (!resolve_user(c->user, &c->who)) c->failed_at = "find in /etc/passwd and /etc/group the user of", c->failed_errno = ENOENT;
+    else if (open_stdio(c, e) < 0) c->failed_at = "open the descriptors of", c->failed_errno = errno;
+    else e->pid = spawn(c, e);
     close_child_ends(c);
     if (!e->pid) {
-        answer(p, EXIT, id, strcmp(failed_at, "execute") ? 125 : failed_errno == ENOENT ? 127 : 126, failed_errno, failed_at);
+        answer_failure(p, id, c);
         return forget(e);
     }
     uint32_t pid = (uint32_t)e->pid;
@@ -471,21 +488,25 @@ static void on_exec(struct port *p, uint32_t id, char *payload, uint32_t length)
     if (length < 14 || sum != fnv1a(payload + 4, length - 4) || !head[3])
         return answer(p, EXIT, id, 125, EBADMSG, "read the request of");
     if (e == execs + EXECS) return answer(p, EXIT, id, 125, EAGAIN, "find a free slot for");
-    char **list = calloc(head[3] + head[4] + 10u, sizeof *list), *two[3] = {0}, *at, *end = payload + length;
-    char home[280], **env = list ? list + head[3] + 1 : NULL;
-    at = list ? strings(strings(payload + 14, end, two, 2), end, list, head[3]) : NULL;
-    if (!list || !at || !strings(at, end, env, head[4])) {
+    struct { struct user who; char home[280], *list[]; } *kept;
+    kept = malloc(sizeof *kept + (head[3] + head[4] + 10u) * sizeof(char *) + length);
+    if (!kept) return answer(p, EXIT, id, 125, ENOMEM, "find room for");
+    char **list = kept->list, *two[3] = {0}, **env = list + head[3] + 1;
+    char *words = memcpy(env + head[4] + 9, payload, length), *end = words + length;
+    char *at = strings(strings(words + 14, end, two, 2), end, list, head[3]);
+    bool lent = spare.pid;
+    if (!at || !strings(at, end, env, head[4])) {
         answer(p, EXIT, id, 125, EBADMSG, "read the request of");
     } else {
-        struct command c = {list, env, two[1], two[0], head[0], head[1], head[2], {0}, {-1, -1, -1}};
-        struct user who;
-        if (!variable(env, "HOME") && resolve_user(c.user, &who)) {
-            env[head[4]] = strcat(strcpy(home, "HOME="), who.home);
+        struct command c = {.argv = list, .env = env, .cwd = two[1], .user = two[0], .child = {-1, -1, -1}};
+        c.flags = head[0], c.rows = head[1], c.cols = head[2];
+        if (!variable(env, "HOME") && resolve_user(c.user, &kept->who)) {
+            env[head[4]] = strcat(strcpy(kept->home, "HOME="), kept->who.home), env[head[4] + 1] = NULL;
         }
         start(p, e, id, &c);
-        untouched = false;
+        poised = 0, untouched = false;
     }
-    free(list);
+    if (!(lent && spare.exec)) free(kept); /* else the spare may not have read it yet; once in a machine's life */
 }
 
 static void on_stdin(struct exec *e, const char *bytes, uint32_t length) {
@@ -546,7 +567,9 @@ static void power(uint32_t restart);
 static void finish(struct exec *e) {
     bool end = e->flags & END;
     if (end) record_status(e->status);
-    answer(e->port, EXIT, e->id, e->status, 0, "");
+    if (e == spare.exec && spare.command.failed_errno) answer_failure(e->port, e->id, &spare.command);
+    else answer(e->port, EXIT, e->id, e->status, 0, "");
+    if (e == spare.exec) spare.exec = NULL;
     if (e->port) flush_port(e->port);
     forget(e);
     if (end) power(1);
@@ -602,6 +625,7 @@ static void on_hello(struct port *p, uint32_t id, const char *payload, uint32_t 
     for (struct exec *e = execs; p->greeted && e < execs + EXECS; e++)
         if (e->pid && e->port == p) orphan(e);
     p->greeted = true;
+    if (system_mode) poised = 0;
     welcome(p, id, payload);
 }
 
@@ -634,6 +658,7 @@ static void dispatch(struct port *p, const struct header *h, char *payload) {
     case PUT: return done(p, h->id, put_file(payload, n), "write the file");
     case PIDFILE: return done(p, h->id, n > 4 ? signal_pidfile(word, payload + 4) : EINVAL, "signal the daemon");
     case WARM: return make_spare(), done(p, h->id, n ? warm(payload, payload + strlen(payload) + 1) : EINVAL, "warm the command");
+    case POISE: return (void)(poised = LOOKS), done(p, h->id, 0, "wait");
     case SYNC: return sync(), done(p, h->id, 0, "sync");
     case POWEROFF: return done(p, h->id, 0, "power off"), (void)flush_port(p), power(word);
     default: return done(p, h->id, ENOSYS, "know the request");
@@ -717,6 +742,14 @@ static void bury(int deaths) {
     while (note_end(0)) {}
 }
 
+/* Poised, we look again instead of sleeping, until a first command came; in system mode, until a host did. */
+static bool looks_again(void) {
+    if (!poised) return false;
+    poised--;
+    for (struct port *p = ports; p < ports + port_count; p++) p->readable = true;
+    return true;
+}
+
 static int timeout_ms(void) {
     for (struct exec *e = execs; e < execs + EXECS; e++)
         if (e->pid && e->exited) return 20;
@@ -749,7 +782,7 @@ _Noreturn void serve(void) {
     watch(uevents, EPOLLIN, &uevents);
     find_ports();
     for (;;) {
-        while (work()) {}
+        while (work() || looks_again()) {}
         int n = epoll_wait(watched, events, PORTS, timeout_ms());
         for (int i = 0; i < n; i++) take(&events[i], &deaths, &uevents);
     }

@@ -45,9 +45,10 @@ def make(request: RunRequest, image: Image, who: Identity) -> registry.Instance:
 
     spec = _from_template(request, image, who) or machine_wiring.prepare(request, image, who)
     if not spec.command_mode:
-        from vmm import ssh
+        from vmm import ssh, templates
 
-        ssh.make_key(who.folder, who.name)
+        lent = templates.login_key(spec.template) if spec.keep_identity else None
+        ssh.make_key(who.folder, who.name, lent)
     return _instance(request, image, who, spec)
 
 

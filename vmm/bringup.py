@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # QEMU's user network answers names at this address (slirp); a guest without a DHCP client must be told.
 USER_NETWORK_DNS = b"nameserver 10.0.2.3\n"
 # sshd_config(5), AuthorizedKeysFile: the second file of its default is ours, the first one the user's.
-_AUTHORIZED = "/root/.ssh/authorized_keys2"
+AUTHORIZED = "/root/.ssh/authorized_keys2"
 
 
 # In the folder of a machine that was cloned while it stood still, until its first start: its machine-id.
@@ -78,7 +78,8 @@ def again(machine: Machine) -> None:
 def _tell(machine: Machine, channel: Channel, cloned: bool = False) -> None:
     spec = machine.spec
     if not spec.command_mode:
-        _let_us_in(machine, channel)
+        if not (cloned and _has_its_templates_key(spec)):
+            _let_us_in(machine, channel)
         _renew_identity(machine, channel)
     elif not cloned:
         tell_name_server(channel, spec)
@@ -108,11 +109,17 @@ def _renew_identity(machine: Machine, channel: Channel) -> None:
         cloned.renew(channel, machine.folder, machine.spec)
 
 
+def _has_its_templates_key(spec: MachineSpec) -> bool:
+    from vmm import templates
+
+    return spec.keep_identity and templates.login_key(spec.template).exists()
+
+
 def _let_us_in(machine: Machine, channel: Channel) -> None:
     """Give root our key for this machine, where it was made with one."""
     public = machine.folder / "ssh_key.pub"
     if public.is_file():
-        channel.put(_AUTHORIZED, public.read_bytes(), 0o600)
+        channel.put(AUTHORIZED, public.read_bytes(), 0o600)
         channel.settle(boot_timeout_s())
 
 

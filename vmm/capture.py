@@ -69,7 +69,7 @@ def _frozen(
             monitor.execute("cont")  # the source: what follows is the copy's own affair
             channel = boot.await_helper(boot_timeout_s())
             if channel.greeting and channel.greeting.system_mode:
-                freeze.prepare_sshd(channel)
+                freeze.prepare_sshd(channel, folder)
             channel.sync()
             freeze.save_to(boot.monitor, folder / "state")
         finally:

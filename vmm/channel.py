@@ -250,6 +250,10 @@ class Channel:
         """Post that the guest reads a program into its memory; `path` is the PATH to look in."""
         self.post(frames.WARM, path.encode() + b"\0" + program.encode(), f"cannot find {program}")
 
+    def poise(self) -> None:
+        """Post that the guest stays awake for its first command, for some seconds at most."""
+        self.post(frames.POISE, b"", "cannot keep the guest awake")
+
     def sync(self, timeout_s: float = 60.0) -> None:
         """Write the guest's file systems to its disks."""
         self.post(frames.SYNC, b"", "cannot sync the disks")

@@ -29,7 +29,7 @@ _LOAD_S = 20.0
 _LAST_BREATH_S = 2.0
 # Frozen by vmm.freeze: the pid of the sshd whose own pid file we put aside until it has begun anew.
 SSHD_PID = "/run/vmm-sshd.pid"
-_SSHD_PIDFILE = "/run/sshd.pid"
+SSHD_PIDFILE = "/run/sshd.pid"
 
 # What no clone can be given anew: `vmm explain` lists it.
 KEPT = (
@@ -324,19 +324,20 @@ def _renew_sshd(channel: Channel, hostname: str) -> None:
     the file): a file that names no process until then is how we know.
     """
     put_host_key(channel, hostname)
-    if not _lives(channel, SSHD_PID):
+    if not lives(channel, SSHD_PID):
         return  # the image has no sshd, or it does not run: the key waits for it
-    channel.put(_SSHD_PIDFILE, b"0\n")
+    channel.put(SSHD_PIDFILE, b"0\n")
     channel.signal_pidfile(SSHD_PID, signal.SIGHUP)
     channel.settle(_RENEW_S)
     deadline = time.monotonic() + _RENEW_S
-    while not _lives(channel, _SSHD_PIDFILE):
+    while not lives(channel, SSHD_PIDFILE):
         if time.monotonic() > deadline:
             raise DeadlinePassed("sshd did not begin anew", hostname, f"within {_RENEW_S:g} s")
         time.sleep(0.01)
 
 
-def _lives(channel: Channel, pidfile: str) -> bool:
+def lives(channel: Channel, pidfile: str) -> bool:
+    """Whether the pid file in the guest names a process that lives."""
     channel.signal_pidfile(pidfile, 0)
     try:
         channel.settle(_RENEW_S)

@@ -19,6 +19,7 @@ from vmm.qemu_argv import (
     cpu_model,
     escape,
     hostfwd,
+    incoming,
     machine_type,
     memory_object,
     modern_mmio,
@@ -307,8 +308,7 @@ def _command_line(domain: Element, spec: MachineSpec, launch: Launch) -> None:
     words += _nic_words(spec)
     if spec.cloneable or launch.memory_file:
         words += ["-object", memory_object(spec, launch), "-machine", "memory-backend=ram"]
-    if launch.incoming:
-        words += ["-incoming", "defer"]
+    words += incoming(spec, launch)
     command_line = SubElement(domain, "qemu:commandline")
     for word in words:
         SubElement(command_line, "qemu:arg", {"value": word})

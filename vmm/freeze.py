@@ -172,9 +172,9 @@ def _save(boot: Boot, state: Path, boot_timeout_s: float, spec: MachineSpec, lik
     system_mode = channel.greeting.system_mode
     up = time.monotonic()
     if system_mode:
-        _await_sshd(boot.monitor, boot_timeout_s)
+        _await_sshd(boot, channel, boot_timeout_s)
         up = _await_rest(boot.pid)
-        prepare_sshd(channel)
+        prepare_sshd(channel, state.parent)
     else:
         bringup.tell_name_server(channel, spec)
     if likely.argv and not system_mode:
@@ -191,11 +191,14 @@ def _save(boot: Boot, state: Path, boot_timeout_s: float, spec: MachineSpec, lik
 def _await_calm(channel: Channel, hello: Hello) -> None:
     """Let the kernel do what it put off: a clone should not begin with it.
 
-    Some of it waits until an idle processor wakes up (deferrable timers), so that is seen to once more.
+    Some of it waits until an idle processor wakes up (deferrable timers), so that is seen to once more, with
+    the helper awake: a clone then has no idle processor to start again, and nobody to wake.
     """
     chosen = hello.host_ns(hello.began_boottime_ns) / 1e9 + _CLOCK_CHOSEN_S
     time.sleep(max(_SETTLE_S / 2, chosen - time.monotonic()))
     channel.sync()
+    channel.poise()
+    channel.settle(_SAVE_S)
     time.sleep(_SETTLE_S / 2)
 
 
@@ -215,22 +218,42 @@ def _await_rest(pid: int) -> float:
     return began
 
 
-def prepare_sshd(channel: Channel) -> None:
-    """Put aside where sshd is found, and forget the keys of which clones would all have the same."""
+def prepare_sshd(channel: Channel, folder: Path) -> None:
+    """Put aside where sshd is found, forget the keys of which clones would all have the same, and let in who
+    has the template's own login key: a clone that keeps its identity needs none of its own."""
+    from vmm import ssh
+
+    channel.put(bringup.AUTHORIZED, f"{ssh.make_key(folder, folder.name)}\n".encode(), 0o600)
     channel.run(
         ExecRequest(("/bin/sh", "-c", f"cp /run/sshd.pid {clones.SSHD_PID} 2>&-; {FORGET_KEYS}")), Stdio()
     )
 
 
-def _await_sshd(monitor: Monitor, timeout_s: float) -> None:
+def _await_sshd(boot: Boot, channel: Channel, timeout_s: float) -> None:
+    """Wait for an sshd that listens, without knocking while the guest boots.
+
+    QEMU's user network sends a knock that nobody heard again, seconds later: in each clone, which then has a
+    visitor that its sshd serves first. One without a pid file (socket activation) is asked at rest.
+    """
+    assert boot.monitor is not None
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        told = str(monitor.execute("human-monitor-command", {"command-line": "info usernet"}))
-        port = next((one.host for one in forwards.parse(told) if one.guest == 22), 0)
-        if port and readiness.banner(("127.0.0.1", port), 1.0).startswith(b"SSH-"):
+    looked, worked_ns = time.monotonic(), usage.cpu_ns(boot.pid)
+    while (now := time.monotonic()) < deadline:
+        if clones.lives(channel, clones.SSHD_PIDFILE):
             return
+        if now - looked > _REST_S:
+            before_ns, worked_ns = worked_ns, usage.cpu_ns(boot.pid)
+            if worked_ns - before_ns < _AT_REST * (now - looked) * 1e9 and _sshd_answers(boot.monitor):
+                return
+            looked = time.monotonic()
         time.sleep(0.05)
     raise DeadlinePassed("cannot freeze the machine", why=f"its sshd did not answer within {timeout_s:g} s")
+
+
+def _sshd_answers(monitor: Monitor) -> bool:
+    told = str(monitor.execute("human-monitor-command", {"command-line": "info usernet"}))
+    port = next((one.host for one in forwards.parse(told) if one.guest == 22), 0)
+    return bool(port) and readiness.banner(("127.0.0.1", port), 1.0).startswith(b"SSH-")
 
 
 def save_to(monitor: Monitor, path: Path) -> None:

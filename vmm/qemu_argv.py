@@ -34,9 +34,19 @@ def argv(spec: MachineSpec, launch: Launch) -> list[str]:
         *_all_nics(spec, launch),
         *_all_shares(spec, launch),
         *_extras(spec, launch),
-        *(("-incoming", "defer") if launch.incoming else ()),
+        *incoming(spec, launch),
         *(("-S",) if launch.paused else ()),
     ]
+
+
+def incoming(spec: MachineSpec, launch: Launch) -> list[str]:
+    """The words of a QEMU that waits for a state.
+
+    After a migration QEMU has the guest tell its network where it is now, five times, and each time whatever
+    watches the network wakes up inside. A clone was nowhere else.
+    """
+    silent = ["-global", "migration.announce-rounds=0"] if launch.memory_private and spec.nics else []
+    return ["-incoming", "defer", *silent] if launch.incoming else []
 
 
 def escape(text: str) -> str:

@@ -40,11 +40,17 @@ class HostKeyChanged(Failure):
 # ---- keys and addresses ----
 
 
-def make_key(folder: Path, name: str) -> str:
-    """Make the machine's own ed25519 key in its folder on first use; the public half's line."""
+def make_key(folder: Path, name: str, lent: Path | None = None) -> str:
+    """Make the machine's own ed25519 key in its folder on first use, or copy the `lent` one, where there is
+    that; the public half's line."""
     from host import commands
 
     path = folder / KEY
+    if lent and lent.exists():
+        import shutil
+
+        for source in (lent, lent.with_name(f"{KEY}.pub")):
+            shutil.copy(source, folder)
     if not path.exists():
         words = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"vmm@{name}", "-f", str(path))
         commands.run(words, "cannot make the machine's key", timeout_s=30)

@@ -237,6 +237,13 @@ def fingerprint(folder: Path, memory: Path) -> dict[str, tuple[int, int]]:
     return {path.name: _size_and_mtime(path) for path in own}
 
 
+def login_key(name: str) -> Path:
+    """The login key that a template of a whole system lets in; one of before 2026-11-29 has none."""
+    from vmm import ssh
+
+    return root(paths.home()) / name / ssh.KEY
+
+
 def foundations(spec: MachineSpec) -> dict[str, tuple[int, int]]:
     """Size and mtime of what is not the template's own but must stay as it was: QEMU and the base disk.
 
