@@ -20,7 +20,7 @@ from host.paths import guest_helper
 from host.stdio import Stdio
 from images.initrds import initrd
 from images.kernels import GuestKernel, guest_kernel
-from vmm import frames
+from vmm import frames, usage
 from vmm.channel import Channel, HungUp
 from vmm.launch import host_tsc_khz
 
@@ -151,6 +151,22 @@ def test_what_cannot_run(channel: Channel) -> None:
         run(channel, "true", cwd="/nowhere")
     with pytest.raises(Failure, match="the user of 'true'"):
         run(channel, "true", user="alice")
+
+
+def test_poised_it_stays_awake_until_a_command_came(guest: Guest, channel: Channel) -> None:
+    """A template is frozen so: a clone's guest need not be woken."""
+
+    def worked_s() -> float:
+        before_ns = usage.cpu_ns(guest.process.pid)
+        time.sleep(0.3)
+        return (usage.cpu_ns(guest.process.pid) - before_ns) / 1e9
+
+    assert worked_s() < 0.1
+    channel.poise()
+    channel.settle(20)
+    assert worked_s() > 0.2
+    assert run(channel, "echo", "one") == (0, b"one\n", b"")
+    assert worked_s() < 0.1
 
 
 def test_users_are_read_from_the_image(channel: Channel) -> None:

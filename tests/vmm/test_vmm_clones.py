@@ -25,7 +25,8 @@ from host.errors import BadData, DeadlinePassed
 from host.stdio import Stdio
 from instances import repair, runs
 from instances.requests import RunRequest
-from vmm import admission, homeless, templates
+from vmm import admission, freeze, homeless, process, templates, usage
+from vmm.monitor import Monitor
 
 pytestmark = pytest.mark.machine
 TINY = RunRequest(image="tiny", kind="vm", rm=True, network="none", memory_bytes=128 << 20, accel="tcg")
@@ -104,6 +105,8 @@ def test_the_status_and_the_words_of_the_command(home: Path) -> None:
     assert said("sh", "-c", "echo $X; exit 7", request=TINY._replace(env=(("X", "one"),))) == (7, "one\n")
     status, words = said("nosuch")
     assert (status, words) == (127, "vmm: cannot execute nosuch: No such file or directory\n")
+    nowhere = vmm("run", "-d", "--rm", "--vm", "--network", "none", "--memory", "128M", "tiny", "nosuch")
+    assert (nowhere.returncode, "No such file" in nowhere.stderr) == (127, True)
 
 
 def test_the_first_command_takes_the_process_that_was_frozen_waiting(home: Path) -> None:
@@ -129,8 +132,28 @@ def test_the_process_that_waited_is_as_any_other(home: Path) -> None:
 def test_a_clones_kernel_has_chosen_its_clock_and_does_nothing_ahead(home: Path) -> None:
     """What Linux puts off at boot was done before the freeze, or each clone would begin with it."""
     clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
-    ahead = "/proc/sys/vm/compaction_proactiveness"
-    assert said("cat", clock, ahead) == (0, "tsc\n0\n")
+    ahead = ("/proc/sys/vm/compaction_proactiveness", "/sys/block/vda/queue/wbt_lat_usec")
+    assert said("cat", clock, *ahead) == (0, "tsc\n0\n0\n")
+
+
+def test_a_guest_is_frozen_awake(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clone has no idle processor to start again, and nobody to wake."""
+    worked_ns: list[int] = []
+    save = freeze.save_to
+
+    def watched(monitor: Monitor, path: Path) -> None:
+        pid = process.living(templates.builder_run(home, path.parent.name) / "pid")
+        assert pid is not None
+        before_ns = usage.cpu_ns(pid)
+        time.sleep(0.2)
+        worked_ns.append(usage.cpu_ns(pid) - before_ns)
+        save(monitor, path)
+
+    monkeypatch.setattr(freeze, "save_to", watched)
+    assert said("true", request=TINY._replace(memory_bytes=144 << 20))[0] == 0
+    (made,) = [one for one in templates.every(home) if one.memory_bytes == 144 << 20]
+    templates.remove(home, made.name)
+    assert worked_ns[0] > 100_000_000
 
 
 def test_a_clone_on_the_user_network_knows_its_name_server_and_address(home: Path) -> None:

@@ -87,6 +87,33 @@ def test_a_clone_has_no_rest_of_its_templates_boot_to_do(template: str) -> None:
     assert len(ended) == 1, "each did it for itself"
 
 
+def test_nobody_knocked_at_a_template_and_its_clones_have_no_visitor(template: str) -> None:
+    """QEMU's user network says again, seconds later, what nobody heard: each clone's sshd would answer."""
+    vmm("run", "--vm", "-d", "--name", "visited", "--from", template, "--keep-identity")
+    try:
+        time.sleep(8)
+        told = vmm("exec", "visited", "journalctl", "-b", "--no-pager", "-t", "sshd")
+    finally:
+        vmm("rm", "-f", "visited")
+    assert "Server listening" in told
+    assert "kex_exchange_identification" not in told
+
+
+def test_a_clone_that_keeps_its_identity_is_entered_with_its_templates_key(template: str) -> None:
+    vmm("run", "--vm", "-d", "--name", "kept", "--from", template, "--keep-identity", "-p", "22")
+    try:
+        folder = machines.shared_home() / "instances" / "kept"
+        key = templates.login_key(template).read_bytes()
+        assert (folder / "ssh_key").read_bytes() == key
+        port = vmm("port", "kept", "22").split(":")[-1].strip()
+        words = ["ssh", "-i", str(folder / "ssh_key"), "-p", port, "-o", "StrictHostKeyChecking=no"]
+        words += ["-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes", "root@127.0.0.1", "hostname"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        assert done.stdout.strip(), done.stderr
+    finally:
+        vmm("rm", "-f", "kept")
+
+
 def test_paused_clones_are_not_alike_either(template: str) -> None:
     """What is renewed is renewed at the claim: they waited with the template's name, and nobody met them."""
     home = machines.shared_home()
