@@ -57,7 +57,7 @@ def _for_tcg(spec: MachineSpec, launch: Launch) -> list[str]:
     known = [f"tsc_early_khz={launch.tsc_khz}", f"lpj={2 * launch.tsc_khz}"] if launch.tsc_khz else []
     # Nothing in a microvm could check the TSC, and Linux leaves its tick on where no clock was checked.
     trusted = ["tsc=reliable"] if known and spec.boot == "microvm" else []
-    # An emulated processor speculates nothing; each indirect jump would go by a detour all the same. Checks of
+    # An emulated CPU speculates nothing; each indirect jump would go by a detour all the same; checks of
     # what is copied to and from user space, and a choice of memory where there is one, are cold code too.
     lean = ["mitigations=off", "hardened_usercopy=off", "numa=off"]
     return ["no_timer_check", *lean, *known, *trusted]
