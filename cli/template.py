@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The words of template."""
-    words = parser.add_subparsers(dest="word", required=True, metavar="create|ls|inspect|rm")
+    words = parser.add_subparsers(dest="word", required=True, metavar="create|ls|inspect|pool|rm")
     create = words.add_parser("create", help="freeze a machine: of an image, or one that runs")
     create.add_argument("name", metavar="NAME")
     create.add_argument("image", metavar="IMAGE|MACHINE", help="an image to boot, or a running machine")
@@ -39,6 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--json", action="store_true", help="one JSON document")
     inspect = words.add_parser("inspect", help="all that is known of templates")
     inspect.add_argument("names", metavar="NAME", nargs="+")
+    pool = words.add_parser("pool", help="keep more or fewer paused clones of a template ready")
+    pool.add_argument("name", metavar="NAME")
+    pool.add_argument("count", metavar="N", type=int, help="0 ends the pool")
     rm = words.add_parser("rm", help="remove templates; clones that run go on")
     rm.add_argument("names", metavar="NAME", nargs="*", default=[])
     rm.add_argument("--all", action="store_true", help="every template of this home")
@@ -54,6 +57,8 @@ def main(args: argparse.Namespace) -> int:
         return _create(args)
     if args.word == "ls":
         return _ls(args)
+    if args.word == "pool":
+        return _resize(home, args.name, args.count)
     names = args.names
     if args.word == "inspect":
         print(table.document(templates=[_facts(templates.load(home, name)) for name in names]))
@@ -112,11 +117,19 @@ def _create(args: argparse.Namespace) -> int:
     return 0
 
 
+def _resize(home: Path, name: str, count: int) -> int:
+    from instances import frozen
+
+    frozen.keep_ready(name, _pool(count) if count else 0)
+    print(name)
+    return 0
+
+
 def _pool(count: int | None) -> int:
     from vmm.pool import LARGEST
 
     if count is not None and not 1 <= count <= LARGEST:
-        hint = "leave it out to keep none ready; vmm template rm ends a pool"
+        hint = "leave it out to keep none ready; vmm template pool NAME 0 ends a pool"
         raise Usage("cannot keep a pool of", str(count), f"it has 1 to {LARGEST} paused clones", hint)
     return count or 0
 

@@ -34,15 +34,32 @@ def create(name: str, request: RunRequest, pool: int = 0, for_image: bool = True
 
     def prepare(folder: Path) -> MachineSpec:
         spec = _prepared(request, image, name, folder)
-        if pool and spec.driver != "qemu":
-            raise Unsupported(
-                "cannot keep a pool of", name, "libvirt's machines cannot be renamed", "--driver qemu"
-            )
+        if pool:
+            _refuse_pool(name, spec)
         return spec
 
     return _with_pool(
         freeze.named(paths.home(), name, prepare, request.image, boot_timeout_s()), pool, for_image
     )
+
+
+def keep_ready(name: str, count: int) -> None:
+    """Keep so many paused clones of a template ready from now on; none ends its pool.
+
+    Raises NotFound, Unsupported for a template of libvirt's.
+    """
+    from vmm import refill
+
+    if count:
+        _refuse_pool(name, from_record(dict(templates.load(paths.home(), name).spec)))
+    refill.resize(paths.home(), name, count)
+
+
+def _refuse_pool(name: str, spec: MachineSpec) -> None:
+    if spec.driver != "qemu":
+        raise Unsupported(
+            "cannot keep a pool of", name, "libvirt's machines cannot be renamed", "--driver qemu"
+        )
 
 
 def _with_pool(template: Template, pool: int, for_image: bool = True) -> Template:

@@ -228,10 +228,11 @@ def _remove(tree: Path) -> None:
     shutil.rmtree(tree, ignore_errors=True)
 
 
-def end(template: Template) -> int:
-    """End every member that nobody holds; how many there were. One that is being claimed is a machine."""
+def end(template: Template, beyond: int = 0) -> int:
+    """End every member `beyond` so many that nobody holds; how many there were. One that is being claimed is
+    a machine."""
     count = 0
-    for one in members(template):
+    for one in members(template)[beyond:]:
         with held(one) as ours:
             if ours:
                 discard(one)

@@ -59,6 +59,22 @@ def keep(home: Path, name: str, count: int, for_image: bool = True) -> None:
     fill(home, name)
 
 
+def resize(home: Path, name: str, count: int) -> None:
+    """Keep so many from now on, in a pool that there may be already; none ends it. Raises NotFound."""
+    with templates.locked(home, name):  # who fills the pool writes what is wanted of it, too
+        template = templates.load(home, name)
+        wish = pool.wish(template)
+        if wish.wanted and count:
+            pool.note(home, template, wish._replace(wanted=count, trouble=""))
+        elif wish.wanted:
+            pool.forget(home, template)
+            (template.folder / templates.POOL).unlink(missing_ok=True)
+    if wish.wanted:
+        fill(home, name)
+    elif count:
+        keep(home, name, count)
+
+
 def fill(home: Path, name: str) -> None:
     """Bring the pool to what is wanted of it; why it could not is kept with it. Returns at once where another
     process is at it: that one looks once more after it has let go of the lock."""
@@ -69,17 +85,17 @@ def fill(home: Path, name: str) -> None:
                     pass
         except DeadlinePassed:
             return
-        if not _is_short(home, name):
+        if not _is_amiss(home, name):
             return
 
 
-def _is_short(home: Path, name: str) -> bool:
+def _is_amiss(home: Path, name: str) -> bool:
     try:
         template = templates.load(home, name)
     except NotFound:
         return False
     wish = pool.wish(template)
-    return not wish.trouble and len(pool.ready(template)) < wish.wanted
+    return not wish.trouble and len(pool.ready(template)) != wish.wanted
 
 
 def _one_more(home: Path, name: str) -> bool:
@@ -93,6 +109,7 @@ def _one_more(home: Path, name: str) -> bool:
             pool.swept(broken)
         wish = pool.wish(template)
         if len(pool.ready(template)) >= wish.wanted:
+            pool.end(template, beyond=wish.wanted)
             trouble = ""
         elif not (trouble := templates.damage(template) or _no_room(template)):
             try:

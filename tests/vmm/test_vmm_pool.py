@@ -428,6 +428,32 @@ def test_a_pool_of_another_size_is_refused(vmm: CommandLine, words: tuple[str, .
     assert "none" not in vmm.ok("template", "ls", "-q").split()
 
 
+def test_a_pool_grows_shrinks_and_ends(vmm: CommandLine) -> None:
+    vmm.ok("template", "create", "sized", "tiny", "--network", "none", *DEVICES, timeout_s=120)
+    try:
+        for count in (1, 3, 2):
+            vmm.ok("template", "pool", "sized", str(count))
+            assert len(pool.ready(template(vmm, "sized"))) == len(members(vmm, "sized")) == count
+        assert "a paused clone of the pool of sized" in vmm.run(*RUN, "--from", "sized", "true").stderr
+        await_true(lambda: len(pool.ready(template(vmm, "sized"))) == 2, "it is filled to its new size")
+        vmm.ok("template", "pool", "sized", "0")
+        assert (members(vmm, "sized"), pool.wish(template(vmm, "sized")).wanted) == ([], 0)
+        assert "a clone of the template sized" in vmm.run(*RUN, "--from", "sized", "true").stderr
+        told(vmm.run("template", "pool", "sized", "65"), 2, "1 to 64 paused clones", "hint:")
+        told(vmm.run("template", "pool", "nosuch", "1"), 1, "no template 'nosuch'", "hint:")
+    finally:
+        vmm.ok("template", "rm", "sized")
+
+
+def test_what_a_killed_resize_left_is_put_right_by_the_next_filling(vmm: CommandLine) -> None:
+    wish = pool.wish(template(vmm))
+    pool.note(vmm.home, template(vmm), wish._replace(wanted=1))
+    refilled(vmm)
+    assert len(members(vmm)) == 1
+    pool.note(vmm.home, template(vmm), wish)
+    refilled(vmm)
+
+
 def test_libvirts_machines_have_no_pool(vmm: CommandLine) -> None:
     done = vmm.run("template", "create", "none", "tiny", "--driver", "libvirt", "--pool", "1", *DEVICES)
     told(done, 1, "cannot keep a pool of none")
