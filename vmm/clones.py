@@ -179,8 +179,11 @@ def _named(spec: MachineSpec) -> Template | None:
     """The template that the user named; what is wrong with it is an error, not a reason to boot."""
     template = templates.load(paths.home(), spec.template)
     broken = templates.damage(template)
-    if broken:  # its memory has another time for a moment, while vmm.holes digs
+    if broken:  # its memory has another time while vmm.holes digs, or since one that did so was killed
+        from vmm import holes
+
         with templates.locked(paths.home(), template.name):
+            holes.settle(template.memory)
             broken = templates.damage(template)
     if broken:
         if (template.folder / templates.POOL).exists():
@@ -228,9 +231,12 @@ def _template_for(
     found = _sound(home, key)
     if found is not None:
         return found
+    from vmm import holes
+
     admission.let_go()  # who makes the template must have a place
     began_ns = time.monotonic_ns()
     with templates.locked(home, key):
+        holes.settle(templates.memory_dir(home) / f"{key}.memory")
         found = _sound(home, key, tell=True)  # another command may have made it while we waited
         found = found or _made(home, spec, accel, key, disk, boot_timeout_s, edges)
     edges.freezing_ns = time.monotonic_ns() - began_ns

@@ -11,7 +11,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from host import commands, paths
+from host import commands, paths, records
 from host.errors import Failure
 from vmm import templates
 
@@ -40,8 +40,24 @@ def give_back(memory: Path | None) -> None:
     if memory is None:
         return
     with contextlib.suppress(Failure, FileNotFoundError), templates.locked(paths.home(), memory.stem, 10.0):
-        told = memory.stat()
+        settle(memory)
+        records.write_bytes(_mark(memory), str(memory.stat().st_mtime_ns).encode())
         try:
             commands.run(("fallocate", "--dig-holes", str(memory)), "cannot dig holes", timeout_s=60)
         finally:
-            os.utime(memory, ns=(told.st_atime_ns, told.st_mtime_ns))
+            settle(memory)
+
+
+def settle(memory: Path) -> None:
+    """Give the file the time back that it had before it was dug in, where a killed command did not.
+
+    The caller holds the template's lock.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        modified_ns = int(_mark(memory).read_bytes())
+        os.utime(memory, ns=(modified_ns, modified_ns))
+        _mark(memory).unlink()
+
+
+def _mark(memory: Path) -> Path:
+    return templates.root(paths.home()) / memory.stem / "digging"

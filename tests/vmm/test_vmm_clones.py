@@ -19,13 +19,13 @@ import pytest
 from capabilities import need
 
 from cli import verbose
-from host import paths
+from host import commands, paths
 from host.edges import Edges
 from host.errors import BadData, DeadlinePassed
 from host.stdio import Stdio
 from instances import repair, runs
 from instances.requests import RunRequest
-from vmm import admission, freeze, homeless, process, templates, usage
+from vmm import admission, freeze, holes, homeless, process, templates, usage
 from vmm.monitor import Monitor
 
 pytestmark = pytest.mark.machine
@@ -363,6 +363,26 @@ def test_who_reads_a_clones_memory_leaves_its_template_no_larger(home: Path) -> 
         assert said("echo", "sound") == (0, "sound\n")
     finally:
         vmm("rm", "-f", "read", "copy")
+
+
+def test_a_template_outlives_who_was_killed_as_he_dug_in_its_memory(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = only(home)
+
+    def killed_in_the_middle(*_: object, **__: object) -> None:
+        template.memory.touch()
+        os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(commands, "run", killed_in_the_middle)
+        holes.give_back(template.memory)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert "memory changed" in templates.damage(template)
+    assert said("true") == (0, "")
+    assert only(home) == template
+    assert templates.damage(template) == ""
 
 
 def test_a_cloneable_machine_is_a_clone_of_the_template_that_is_there(home: Path) -> None:
