@@ -58,7 +58,7 @@ def _as_it_runs(machine: Machine) -> tuple[Launch, bool]:
 def _kept(spec: MachineSpec) -> list[str]:
     from vmm import clones
 
-    identity = "the host name, the machine-id and the SSH host keys (--keep-identity)"
+    identity = "the host name, the machine-id, the SSH host keys and the login key (--keep-identity)"
     return [*([identity] if spec.keep_identity else []), *clones.KEPT]
 
 
