@@ -367,13 +367,16 @@ def test_who_reads_a_clones_memory_leaves_its_template_no_larger(home: Path) -> 
 
 def test_a_clone_with_a_card_outlives_its_reset_button(home: Path) -> None:
     """Its guest resets the card: QEMU, told to announce nothing after a migration, ends at that."""
-    request = TINY._replace(rm=False, name="pressed", network=None, command=("sleep", "100"))
+    words = {"rm": False, "name": "pressed", "network": None, "memory_bytes": 160 << 20}
+    request = TINY._replace(**words, command=("sleep", "100"))
     runs.run_detached(request, Edges())
     try:
         assert vmm("reset", "pressed").returncode == 0
         assert vmm("exec", "pressed", "true").returncode == 0
     finally:
         vmm("rm", "-f", "pressed")
+        (made,) = [one for one in templates.every(home) if one.memory_bytes == 160 << 20]
+        templates.remove(home, made.name)
 
 
 def test_a_template_outlives_who_was_killed_as_he_dug_in_its_memory(
