@@ -229,10 +229,10 @@ def _remove(tree: Path) -> None:
 
 
 def end(template: Template, beyond: int = 0) -> int:
-    """End every member `beyond` so many that nobody holds; how many there were. One that is being claimed is
-    a machine."""
+    """End every member, or those that are ready `beyond` so many, that nobody holds; how many there were. One
+    that is being claimed is a machine."""
     count = 0
-    for one in members(template)[beyond:]:
+    for one in ready(template)[beyond:] if beyond else members(template):
         with held(one) as ours:
             if ours:
                 discard(one)
