@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Move it, and say what it cost."""
-    from vmm import migrate
+    from vmm import migrate, stream
 
     instance = registry.find(args.name)
     if instance.kind != kinds.MACHINE:
@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
     if not records.is_free(instance.folder):
         why = "a vmm run in the foreground waits for its QEMU"
         raise WrongState("cannot migrate", instance.name, why, "start it with -d")
-    bytes_per_s = parse_bytes(args.bandwidth, "bandwidth") if args.bandwidth else migrate.FULL_SPEED
+    bytes_per_s = parse_bytes(args.bandwidth, "bandwidth") if args.bandwidth else stream.FULL_SPEED
     with registry.held(instance):
         moved = migrate.migrate(cast("Machine", kinds.backend(instance)), bytes_per_s)
     print(

@@ -12,7 +12,7 @@ from pathlib import Path
 from host import commands
 from host.edges import Edges
 from host.errors import InUse, Unsupported
-from vmm import freeze, holes, launch, live, ports, templates
+from vmm import freeze, holes, launch, live, ports, stream, templates
 from vmm.admission import boot_timeout_s
 from vmm.machine import Machine
 from vmm.monitor import Monitor
@@ -65,7 +65,8 @@ def _frozen(
         boot = driver.boot(how.accel, Edges(), True, how)
         try:
             assert boot.monitor is not None
-            live.hand_over(monitor, boot.monitor)
+            stream.hand_over(monitor, boot.monitor, "cannot copy the memory of")
+            boot.monitor.execute("cont")  # the state says "paused", as its source was
             monitor.execute("cont")  # the source: what follows is the copy's own affair
             channel = boot.await_helper(boot_timeout_s())
             if channel.greeting and channel.greeting.system_mode:

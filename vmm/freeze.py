@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from host import commands
 from host.edges import Edges
@@ -25,6 +24,7 @@ from vmm import (
     ports,
     readiness,
     state_pipe,
+    stream,
     templates,
     usage,
 )
@@ -277,27 +277,10 @@ def save_state(monitor: Monitor, state: int) -> None:
         monitor.execute("getfd", {"fdname": "state"}, fd=pipe.into)
         pipe.lent()
         monitor.execute("migrate", {"uri": "fd:state"}, timeout_s=_SAVE_S)
-        deadline = time.monotonic() + _SAVE_S
-        pipe.empty(deadline)
-        _await_saved(monitor, deadline)
+        pipe.empty(time.monotonic() + _SAVE_S)
+        stream.await_sent(monitor, "cannot save the state of", _SAVE_S)
     finally:
         pipe.close()
-
-
-def _await_saved(monitor: Monitor, deadline: float) -> None:
-    while True:
-        told: dict[str, Any] = monitor.execute("query-migrate")
-        if told.get("status") == "completed":
-            return
-        if told.get("status") in ("failed", "cancelled"):
-            raise Failure(
-                "cannot save the machine's state", why=str(told.get("error-desc", "QEMU gives no reason"))
-            )
-        if time.monotonic() > deadline:
-            raise DeadlinePassed(
-                "cannot save the machine's state", why=f"after {_SAVE_S:g} s: {told.get('status')}"
-            )
-        time.sleep(0.002)
 
 
 def finish(

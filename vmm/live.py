@@ -8,16 +8,15 @@ share memory.
 from __future__ import annotations
 
 import os
-import socket
 import time
 from pathlib import Path
 
 from host import commands, paths
 from host.edges import Edges
-from host.errors import DeadlinePassed, Failure, Unsupported, WrongState
+from host.errors import Unsupported, WrongState
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import clones, holes, launch, ports, templates
+from vmm import clones, holes, launch, ports, stream
 from vmm.admission import boot_timeout_s
 from vmm.boot import Boot
 from vmm.channel import Channel
@@ -26,11 +25,6 @@ from vmm.machine import Machine
 from vmm.monitor import Monitor
 from vmm.qemu_driver import QemuDriver
 from vmm.spec import MachineSpec, replace
-
-_HAND_OVER_S = 60.0
-_PAUSE_S = 0.002
-# 1 GiB/s is QEMU's own ceiling in most versions; the default of 128 MiB/s is meant for networks
-_BYTES_A_SECOND = 1 << 40
 
 
 def why_not(spec: MachineSpec) -> str:
@@ -71,7 +65,8 @@ def clone(source: Machine, folder: Path, run: Path, spec: MachineSpec) -> float:
             boot = _incoming(target, source.accelerator(), spec, monitor)
             try:
                 assert boot.monitor is not None
-                hand_over(monitor, boot.monitor)
+                stream.hand_over(monitor, boot.monitor, "cannot hand over the memory of")
+                boot.monitor.execute("cont")  # the state says "paused", as its source was
             except BaseException:
                 boot.close()
                 target.kill()
@@ -115,34 +110,6 @@ def _incoming(target: QemuDriver, accel: str, spec: MachineSpec, source: Monitor
         target.spec = bare
     boot.cloned = True
     return boot
-
-
-def hand_over(source: Monitor, target: Monitor) -> None:
-    """Send the stopped source's memory and devices to the target over a socket of theirs; it then runs."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:  # neither QEMU may make a socket by path, and each keeps its own copy of its end
-        target.execute("getfd", {"fdname": "incoming"}, fd=theirs.fileno())
-        target.execute("migrate-incoming", {"uri": "fd:incoming"})
-        source.execute("migrate-set-parameters", {"max-bandwidth": _BYTES_A_SECOND})
-        # a clone of a template left its memory out once: QEMU keeps the setting, and the form of the stream
-        whole = {**templates.LEAVE_MEMORY_OUT, "state": False}
-        source.execute("migrate-set-capabilities", {"capabilities": [whole]})
-        source.execute("getfd", {"fdname": "clone"}, fd=ours.fileno())
-        source.execute("migrate", {"uri": "fd:clone"})
-    deadline = time.monotonic() + _HAND_OVER_S
-    while (told := source.execute("query-migrate")).get("status") != "completed":
-        if told.get("status") in ("failed", "cancelled"):
-            raise Failure(
-                "cannot hand the memory over", why=str(told.get("error-desc", "QEMU gives no reason"))
-            )
-        if time.monotonic() > deadline:
-            raise DeadlinePassed("cannot hand the memory over", why=f"it took more than {_HAND_OVER_S:g} s")
-        time.sleep(_PAUSE_S)
-    while target.execute("query-status")["status"] == "inmigrate":
-        if time.monotonic() > deadline:
-            raise DeadlinePassed("the clone did not take the memory", why=f"after {_HAND_OVER_S:g} s")
-        time.sleep(_PAUSE_S)
-    target.execute("cont")  # the state says "paused", as its source was
 
 
 def _renew(channel: Channel, monitor: Monitor | None, spec: MachineSpec) -> None:

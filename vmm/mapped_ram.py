@@ -13,25 +13,21 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from host import commands, records
 from host.errors import BadData, DeadlinePassed, Failure, NotFound, Unsupported, WrongState
 from host.sizes import format_bytes
-from vmm import diagnosis, process
+from vmm import diagnosis, process, stream
 
 if TYPE_CHECKING:
     from vmm.machine import Machine
     from vmm.monitor import Monitor
 
 NAME = "mapped-ram"
-_FULL_SPEED = 1 << 40  # QEMU's default, 128 MiB/s, is meant for networks, and holds for files too
 _LIMIT_S = 600.0
 _PAUSE_S = 0.005
 _LEFT_TO_END_S = 10.0
-_CANCEL_S = 10.0
-_ENDED = ("completed", "failed", "cancelled")
-_OVER = (None, *_ENDED)
 
 
 def why_not(machine: Machine) -> str:
@@ -96,16 +92,21 @@ def _write(
     monitor: Monitor, fd: int, tag: str, nodes: list[str], progress: Callable[[int, int], None]
 ) -> None:
     _set(monitor, {**_to_file(True), "x-ignore-shared": False})
-    monitor.execute("migrate-set-parameters", {"max-bandwidth": _FULL_SPEED})
+    monitor.execute("migrate-set-parameters", {"max-bandwidth": stream.FULL_SPEED})
     uri = _lend(monitor, fd)
     monitor.execute("stop")  # with it QEMU has written all of the disks
     data = [{"device": node, "name": tag} for node in nodes]
     actions = [{"type": "blockdev-snapshot-internal-sync", "data": one} for one in data]
     monitor.execute("transaction", {"actions": actions}, 60.0)
     monitor.execute("migrate", {"uri": uri})
-    _await_written(monitor, progress)
+    stream.await_sent(monitor, "cannot keep the memory of", _LIMIT_S, lambda told: _tell(told, progress))
     monitor.execute("cont")
     _set(monitor, _to_file(False))  # QEMU keeps them, and no other migration goes to a file
+
+
+def _tell(told: dict[str, Any], progress: Callable[[int, int], None]) -> None:
+    if ram := told.get("ram"):
+        progress(ram["total"] - ram["remaining"], ram["total"])
 
 
 def _to_file(on: bool) -> dict[str, bool]:
@@ -121,19 +122,6 @@ def _lend(monitor: Monitor, fd: int) -> str:
 def _set(monitor: Monitor, states: dict[str, bool]) -> None:
     named = [{"capability": name, "state": state} for name, state in states.items()]
     monitor.execute("migrate-set-capabilities", {"capabilities": named})
-
-
-def _await_written(monitor: Monitor, progress: Callable[[int, int], None]) -> None:
-    deadline = time.monotonic() + _LIMIT_S
-    while (told := monitor.execute("query-migrate")).get("status") != "completed":
-        if told.get("status") in _ENDED:
-            words = str(told.get("error-desc", "QEMU gives no reason"))
-            raise Failure("cannot keep the memory of", monitor.name, words)
-        if time.monotonic() > deadline:
-            raise DeadlinePassed("cannot keep the memory of", monitor.name, f"not done after {_LIMIT_S:g} s")
-        if ram := told.get("ram"):
-            progress(ram["total"] - ram["remaining"], ram["total"])
-        time.sleep(_PAUSE_S)
 
 
 @contextlib.contextmanager
@@ -182,12 +170,7 @@ def _forget_running(machine: Machine, tag: str) -> None:
     with machine.driver.control() as monitor:
         # QEMU 10.0 was seen to end, guest and all, as its threads were called back from the file (SIGSEGV,
         # 1 time in 60). What is under way mostly needs less than a second more.
-        status = _ended(monitor, _LEFT_TO_END_S)
-        if status not in _OVER:
-            monitor.execute("migrate_cancel")
-            status = _ended(monitor, _CANCEL_S)
-        if status not in _OVER:
-            raise DeadlinePassed("cannot undo a snapshot of", monitor.name, f"QEMU is still {status}")
+        stream.call_back(monitor, _LEFT_TO_END_S)
         if monitor.execute("query-status")["status"] in ("paused", "postmigrate"):
             monitor.execute("cont")
         _set(monitor, _to_file(False))
@@ -196,16 +179,6 @@ def _forget_running(machine: Machine, tag: str) -> None:
             if any(kept["name"] == tag for kept in inserted.get("image", {}).get("snapshots", ())):
                 words = {"device": inserted["node-name"], "name": tag}
                 monitor.execute("blockdev-snapshot-delete-internal-sync", words, 60.0)
-
-
-def _ended(monitor: Monitor, timeout_s: float) -> str | None:
-    """The status of the migration once it is over, or after that time; None: there was none."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        status: str | None = monitor.execute("query-migrate").get("status")
-        if status in _OVER or time.monotonic() > deadline:
-            return status
-        time.sleep(_PAUSE_S)
 
 
 # ---- back ----

@@ -10,15 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from host.edges import Edges
-from host.errors import DeadlinePassed, Failure, Unsupported, WrongState
+from host.errors import Failure, Unsupported, WrongState
 from host.linux.cgroup import Cgroup
-from vmm import confine, forwards, holes, launch, ports, process, templates
+from vmm import confine, forwards, holes, launch, ports, process, stream
 from vmm.monitor import Monitor
 from vmm.qemu_driver import QemuDriver
 from vmm.spec import Forward, MachineSpec, replace
@@ -26,10 +25,10 @@ from vmm.spec import Forward, MachineSpec, replace
 if TYPE_CHECKING:
     from vmm.machine import Machine
 
-_MARK = "moved"  # in the new run directory, once the guest may have gone on there: it holds the forwards
-_PAUSE_S = 0.002
+# In the new run directory:
+_RUNS = "runs"  # there where the guest ran, and has to go on after a failure
+_MARK = "moved"  # there once the guest may have gone on in the second QEMU; it holds the forwards
 _LIMIT_S = 3600.0
-FULL_SPEED = 1 << 40
 
 
 class Moved(NamedTuple):
@@ -73,7 +72,7 @@ def why_not(spec: MachineSpec) -> str:
     return ""
 
 
-def migrate(machine: Machine, bytes_per_s: int = FULL_SPEED) -> Moved:
+def migrate(machine: Machine, bytes_per_s: int = stream.FULL_SPEED) -> Moved:
     """Move the running machine to a fresh QEMU, at most so fast; what it cost.
 
     Raises Unsupported for what cannot be in two QEMUs, WrongState where it does not run, Failure where the
@@ -95,14 +94,16 @@ def migrate(machine: Machine, bytes_per_s: int = FULL_SPEED) -> Moved:
         boot = _listening(target, machine.accelerator(), ours)
         try:
             assert boot.monitor is not None
-            told = _move(ours, boot.monitor, bytes_per_s)
+            if running:
+                (target.run / _RUNS).touch()
+            told = stream.hand_over(ours, boot.monitor, "cannot migrate", _LIMIT_S, bytes_per_s)
             stopped = time.monotonic()
             (target.run / _MARK).write_text(json.dumps([list(one) for one in given]))
             if running:
                 boot.monitor.execute("cont")
             late_s = time.monotonic() - stopped
         except BaseException:
-            _undo(ours, target, running)
+            _undo(ours, target)
             raise
         finally:
             boot.close()
@@ -125,55 +126,22 @@ def _listening(target: _Target, accel: str, source: Monitor) -> Any:
     return target.boot(accel, Edges(), False, how)
 
 
-def _move(source: Monitor, target: Monitor, bytes_per_s: int) -> dict[str, Any]:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:  # neither QEMU may make a socket by path, and each keeps its own copy of its end
-        target.execute("getfd", {"fdname": "incoming"}, fd=theirs.fileno())
-        target.execute("migrate-incoming", {"uri": "fd:incoming"})
-        source.execute("migrate-set-parameters", {"max-bandwidth": bytes_per_s})
-        # a clone of a template left its memory out once: QEMU keeps the setting
-        source.execute(
-            "migrate-set-capabilities", {"capabilities": [{**templates.LEAVE_MEMORY_OUT, "state": False}]}
-        )
-        source.execute("getfd", {"fdname": "move"}, fd=ours.fileno())
-        source.execute("migrate", {"uri": "fd:move"})
-    told = _awaited(source)
-    deadline = time.monotonic() + 10
-    while target.execute("query-status")["status"] == "inmigrate":
-        if time.monotonic() > deadline:
-            raise DeadlinePassed("the second QEMU did not take the machine", why="after 10 s")
-        time.sleep(_PAUSE_S)
-    return told
-
-
-def _awaited(source: Monitor) -> dict[str, Any]:
-    deadline = time.monotonic() + _LIMIT_S
-    while True:
-        told: dict[str, Any] = source.execute("query-migrate")
-        if told.get("status") == "completed":
-            return told
-        if told.get("status") in ("failed", "cancelled"):
-            why = str(told.get("error-desc", "the second QEMU ended, or hung up"))
-            raise Failure("cannot migrate", source.name, why, "the machine goes on where it was")
-        if time.monotonic() > deadline:
-            raise DeadlinePassed("cannot migrate", source.name, f"it took more than {_LIMIT_S:g} s")
-        time.sleep(_PAUSE_S)
-
-
-def _undo(source: Monitor, target: _Target, running: bool) -> None:
+def _undo(source: Monitor, target: _Target) -> None:
     """End the second QEMU and let the first go on, in this order: both cannot hold the disk's lock."""
     pid = target.pid()
     if pid is not None:
         process.end(pid)
-    target.release()
-    with contextlib.suppress(Failure):
-        source.execute("migrate_cancel")
-    if running and source.execute("query-status")["status"] != "running":
+    stream.call_back(source)  # the first notices by itself, but not at once
+    if (target.run / _RUNS).exists() and source.execute("query-status")["status"] != "running":
         source.execute("cont")
+    target.release()
 
 
-def settle(driver: QemuDriver) -> None:
-    """Finish or undo what a killed migration left of the machine; nothing to do as a rule."""
+def settle(driver: QemuDriver, goes_on: bool = True) -> None:
+    """Finish or undo what a killed migration left of the machine; nothing to do as a rule.
+
+    A QEMU that is about to be killed need not go on, nor answer.
+    """
     there = place(driver.run)
     if not there.exists():
         return
@@ -181,10 +149,13 @@ def settle(driver: QemuDriver) -> None:
     pid = target.pid()
     if pid is not None and (there / _MARK).exists() and target.state() != "paused":
         _finish(driver, target)
-        return
-    if pid is not None:
-        process.end(pid)
-    target.release()
+    elif goes_on and driver.pid() is not None:
+        with driver.control() as source:
+            _undo(source, target)
+    else:
+        if pid is not None:
+            process.end(pid)
+        target.release()
 
 
 def _finish(source: QemuDriver, target: _Target) -> None:
@@ -196,7 +167,8 @@ def _finish(source: QemuDriver, target: _Target) -> None:
     for name in ("ready", "ssh-port", "qmp"):
         with contextlib.suppress(FileNotFoundError):
             (source.run / name).rename(target.run / name)
-    (target.run / _MARK).unlink()
+    for mark in (_MARK, _RUNS):
+        (target.run / mark).unlink(missing_ok=True)
     _remove(source.run)
     target.run.rename(source.run)
     source._boot = None

@@ -292,12 +292,12 @@ class QemuDriver:
         self._settle_migration()
         self.execute("cont")
 
-    def _settle_migration(self) -> None:
+    def _settle_migration(self, goes_on: bool = True) -> None:
         """Finish or undo what a killed `vmm migrate` left."""
         if os.path.exists(f"{self.run.parent}/.move-{self.run.name}"):
             from vmm import migrate
 
-            migrate.settle(self)
+            migrate.settle(self, goes_on)
 
     def press_power(self) -> None:
         """Press the ACPI power button."""
@@ -314,7 +314,7 @@ class QemuDriver:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send QEMU a signal; with KILL, see it gone."""
-        self._settle_migration()
+        self._settle_migration(goes_on=number != signal.SIGKILL)
         pid = self.pid()
         if pid is None:
             return

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from capabilities import need
@@ -19,8 +20,9 @@ from test_vmm_machine import inside, until_said
 from host import paths
 from host.edges import Edges
 from host.errors import Failure, Unsupported, WrongState
-from vmm import migrate
+from vmm import migrate, stream
 from vmm.machine import Machine
+from vmm.monitor import JOURNAL
 from vmm.spec import Forward, Nic
 
 pytestmark = pytest.mark.machine
@@ -48,7 +50,10 @@ def has_ended(pid: int) -> bool:
 
 
 def ticks(it: Machine) -> int:
-    return int(inside(it, "cat", "/tick")[1] or b"0")
+    """What it has counted up to; asked again where the file was just being written anew."""
+    while not (said := inside(it, "cat", "/tick")[1]):
+        pass
+    return int(said)
 
 
 def goes_on(it: Machine, before: int) -> None:
@@ -103,22 +108,63 @@ def test_a_second_qemu_that_dies_half_way_changes_nothing(ticking: Machine) -> N
     goes_on(ticking, before)
 
 
-def test_a_killed_command_is_settled_by_the_next(ticking: Machine) -> None:
-    before, pid = ticks(ticking), ticking.pid()
+def killed_on_the_way(it: Machine) -> int:
+    """Kill a migration in the middle; the pid of the second QEMU."""
     child = os.fork()
     if child == 0:
         try:
-            migrate.migrate(ticking, SLOW)
+            migrate.migrate(it, SLOW)
         finally:
             os._exit(0)
-    there = second(ticking)
-    time.sleep(1)
+    there = second(it)
+    while '"fd:stream"' not in (it.run_dir / JOURNAL).read_text():
+        time.sleep(0.01)
+    time.sleep(0.2)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    return there
+
+
+def test_a_killed_command_is_settled_by_the_next(ticking: Machine) -> None:
+    before, pid = ticks(ticking), ticking.pid()
+    there = killed_on_the_way(ticking)
     assert ticking.pid() == pid
     moved = migrate.migrate(Machine(ticking.folder, ticking.run_dir, ticking.spec))
     assert moved.bytes > 0
     assert has_ended(there)
+    goes_on(ticking, before)
+
+
+def test_a_settled_machine_can_migrate_at_once(ticking: Machine) -> None:
+    """QEMU sees late that nobody listens any more, and takes no orders before it has."""
+    before = ticks(ticking)
+    for _ in range(5):
+        killed_on_the_way(ticking)
+        migrate.settle(ticking.driver)
+        with ticking.driver.control() as source:
+            assert source.execute("query-migrate")["status"] in ("failed", "cancelled")
+    goes_on(ticking, before)
+
+
+def test_a_command_killed_once_all_was_sent_leaves_no_guest_standing(
+    ticking: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, first = ticks(ticking), ticking.pid()
+
+    def sent(*given: Any, **named: Any) -> dict[str, Any]:
+        hand_over(*given, **named)
+        os._exit(9)
+
+    hand_over = stream.hand_over
+    monkeypatch.setattr(stream, "hand_over", sent)
+    child = os.fork()
+    if child == 0:
+        migrate.migrate(ticking)
+    os.waitpid(child, 0)
+    monkeypatch.undo()
+    assert ticking.state() == "paused"
+    assert ticking.pid() == first
+    migrate.migrate(ticking)
     goes_on(ticking, before)
 
 
