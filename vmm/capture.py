@@ -12,7 +12,7 @@ from pathlib import Path
 from host import commands
 from host.edges import Edges
 from host.errors import InUse, Unsupported
-from vmm import freeze, holes, launch, live, ports, stream, templates
+from vmm import freeze, guard, holes, launch, live, ports, stream, templates
 from vmm.admission import boot_timeout_s
 from vmm.machine import Machine
 from vmm.monitor import Monitor
@@ -41,7 +41,12 @@ def of_machine(home: Path, name: str, source: Machine, image: str) -> Template:
             raise InUse("cannot make the template", repr(name), "there is one", f"vmm template rm {name}")
         if refused := why_not(source.spec):
             raise Unsupported("cannot freeze the machine", source.folder.name, refused, _HINT)
-        with source.driver.control() as monitor, freeze.placed(home, name) as (folder, memory):
+        driver = source.driver
+        with (
+            guard.guarded(lambda: live.go_on(driver)),
+            driver.control() as monitor,
+            freeze.placed(home, name) as (folder, memory),
+        ):
             if not live.has_backend(monitor):
                 why = "its memory is QEMU's own, not a file's"
                 raise Unsupported("cannot freeze the machine", source.folder.name, why, _HINT)

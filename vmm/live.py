@@ -16,7 +16,7 @@ from host.edges import Edges
 from host.errors import Unsupported, WrongState
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import clones, holes, launch, ports, stream
+from vmm import clones, guard, holes, launch, ports, stream
 from vmm.admission import boot_timeout_s
 from vmm.boot import Boot
 from vmm.channel import Channel
@@ -57,7 +57,7 @@ def clone(source: Machine, folder: Path, run: Path, spec: MachineSpec) -> float:
     if not spec.command_mode:
         with source.channel() as channel:  # while it runs: a command takes its time in the guest
             channel.run(ExecRequest(("/bin/sh", "-c", f"cp /run/sshd.pid {clones.SSHD_PID} 2>&-")), Stdio())
-    with driver.control() as monitor:
+    with guard.guarded(lambda: _let_go(driver, target)), driver.control() as monitor:
         began = time.monotonic()
         monitor.execute("stop")
         try:
@@ -81,6 +81,20 @@ def clone(source: Machine, folder: Path, run: Path, spec: MachineSpec) -> float:
         boot.close()
     holes.give_back(holes.memory_of(driver.pid()))
     return away_s
+
+
+def _let_go(source: QemuDriver, target: QemuDriver) -> None:
+    target.kill()
+    target.release()
+    go_on(source)
+
+
+def go_on(source: QemuDriver) -> None:
+    """Let a machine go on whose copy was cut off in the middle."""
+    if source.pid() is not None:
+        with source.control() as monitor:
+            stream.call_back(monitor)
+            monitor.execute("cont")
 
 
 def copy_disks(source: MachineSpec, clone_spec: MachineSpec) -> None:

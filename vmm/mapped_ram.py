@@ -11,14 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from host import commands, records
 from host.errors import BadData, DeadlinePassed, Failure, NotFound, Unsupported, WrongState
 from host.sizes import format_bytes
-from vmm import diagnosis, process, stream
+from vmm import diagnosis, guard, process, stream
 
 if TYPE_CHECKING:
     from vmm.machine import Machine
@@ -72,7 +72,7 @@ def save(machine: Machine, tag: str, nodes: list[str], progress: Callable[[int, 
     nothing is left.
     """
     new = file(machine.folder, f"{tag}").with_suffix(".ram.new")
-    with _guarded(machine):
+    with guard.guarded(lambda: settle(machine)):
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with machine.driver.control() as monitor:
@@ -122,31 +122,6 @@ def _lend(monitor: Monitor, fd: int) -> str:
 def _set(monitor: Monitor, states: dict[str, bool]) -> None:
     named = [{"capability": name, "state": state} for name, state in states.items()]
     monitor.execute("migrate-set-capabilities", {"capabilities": named})
-
-
-@contextlib.contextmanager
-def _guarded(machine: Machine) -> Iterator[None]:
-    """A process beside ours that settles what we leave when we are killed: the guest must not stand still."""
-    listening, ours = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setsid()
-            os.close(ours)
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            for fd in (0, 1, 2):
-                os.dup2(nowhere, fd)
-            if not os.read(listening, 1):
-                settle(machine)
-        finally:
-            os._exit(0)
-    os.close(listening)
-    try:
-        yield
-    finally:
-        os.write(ours, b".")
-        os.close(ours)
-        os.waitpid(pid, 0)
 
 
 def settle(machine: Machine) -> None:

@@ -2,7 +2,8 @@
 
 The second QEMU listens in a run directory of its own (`.move-NAME`) and stands still until all is over; then
 it goes on, the first one ends, and the directory takes the machine's name. Up to that point a failure leaves
-the first QEMU as it was. What a killed command left is settled by the next one that ends or resumes it.
+the first QEMU as it was. What a killed command left is settled by its guard, and where that was killed too by
+the next command that ends or resumes the machine.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from host.edges import Edges
 from host.errors import Failure, Unsupported, WrongState
 from host.linux.cgroup import Cgroup
-from vmm import confine, forwards, holes, launch, ports, process, stream
+from vmm import confine, forwards, guard, holes, launch, ports, process, stream
 from vmm.monitor import Monitor
 from vmm.qemu_driver import QemuDriver
 from vmm.spec import Forward, MachineSpec, replace
@@ -85,6 +86,11 @@ def migrate(machine: Machine, bytes_per_s: int = stream.FULL_SPEED) -> Moved:
     if source.pid() is None:
         raise WrongState("cannot migrate", machine.folder.name, "it does not run", "nothing is to be moved")
     settle(source)
+    with guard.guarded(lambda: settle(source)):
+        return _migrate(machine, source, bytes_per_s)
+
+
+def _migrate(machine: Machine, source: QemuDriver, bytes_per_s: int) -> Moved:
     began, frozen = time.monotonic(), holes.memory_of(source.pid())
     given = _forwards(source)
     bare = machine.spec.nics and (replace(machine.spec.nics[0], forwards=()), *machine.spec.nics[1:])

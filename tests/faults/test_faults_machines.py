@@ -217,9 +217,7 @@ def test_kill_9_of_snapshot_leaves_a_machine_that_goes_on(
             )
         vmm.ok("snapshot", "create", "--memory", name, "whole")
         assert state(vmm, name) == "running", seed
-        before = int(vmm.ok("exec", name, "cat", "/tick"))
-        time.sleep(0.5)
-        assert int(vmm.ok("exec", name, "cat", "/tick")) > before, seed
+        assert counts_on(vmm, name), seed
         shown = json.loads(vmm.ok("snapshot", "ls", "--json", name))["snapshots"]
         for one in shown:
             vmm.ok("snapshot", "restore", name, one["tag"])
@@ -231,6 +229,50 @@ def test_kill_9_of_snapshot_leaves_a_machine_that_goes_on(
         vmm.ok("stop", "-t", "2", name)
         disk = vmm.inspect(name)["spec"]["disks"][0]["path"]
         subprocess.run(["qemu-img", "check", "-q", disk], check=True)
+
+
+COPYING = {
+    "clone": ("clone", "--live", "{}", "new"),
+    "template": ("template", "create", "new", "{}"),
+    "migrate": ("migrate", "--bandwidth", "40M", "{}"),
+}
+
+
+@pytest.mark.parametrize("command", COPYING)
+def test_kill_9_of_what_copies_a_running_machine_leaves_it_running(vmm: CommandLine, command: str) -> None:
+    """It stands still while its memory is copied, and nobody else would tell it to go on."""
+    tick = "i=0; while :; do i=$((i+1)); echo $i > /tick; sleep 0.1; done"
+    with machine(vmm, "qemu", "--cloneable", command=("sh", "-c", tick)) as name:
+        words = tuple(word.format(name) for word in COPYING[command])
+        second = paths.run_dir(vmm.home) / f".move-{name}"
+        seed = random.randrange(1 << 32)
+        moments = random.Random(seed)
+        for _ in range(6):
+            killed_after(vmm, words, moments.uniform(0.1, 0.7))
+            deadline = time.monotonic() + 5
+            while (second.exists() or state(vmm, name) != "running") and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert not second.exists(), seed
+            assert counts_on(vmm, name), seed
+            vmm.run("rm", "-f", "new")
+            vmm.run("template", "rm", "new")
+        vmm.ok(*words)
+        assert counts_on(vmm, name), seed
+        vmm.run("rm", "-f", "new")
+        vmm.run("template", "rm", "new")
+
+
+def counts_on(vmm: CommandLine, name: str) -> bool:
+    """Whether the machine's number grows."""
+
+    def number() -> int:
+        while not (said := vmm.ok("exec", name, "cat", "/tick")):  # it is just being written anew
+            pass
+        return int(said)
+
+    before = number()
+    time.sleep(0.5)
+    return number() > before
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from test_vmm_machine import inside, until_said
 from host import paths
 from host.edges import Edges
 from host.errors import Failure, Unsupported, WrongState
-from vmm import migrate, stream
+from vmm import guard, migrate, stream
 from vmm.machine import Machine
 from vmm.monitor import JOURNAL
 from vmm.spec import Forward, Nic
@@ -108,6 +109,12 @@ def test_a_second_qemu_that_dies_half_way_changes_nothing(ticking: Machine) -> N
     goes_on(ticking, before)
 
 
+@pytest.fixture
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the command's guard had been killed too."""
+    monkeypatch.setattr(guard, "guarded", lambda undo: contextlib.nullcontext())
+
+
 def killed_on_the_way(it: Machine) -> int:
     """Kill a migration in the middle; the pid of the second QEMU."""
     child = os.fork()
@@ -125,6 +132,7 @@ def killed_on_the_way(it: Machine) -> int:
     return there
 
 
+@pytest.mark.usefixtures("unguarded")
 def test_a_killed_command_is_settled_by_the_next(ticking: Machine) -> None:
     before, pid = ticks(ticking), ticking.pid()
     there = killed_on_the_way(ticking)
@@ -135,6 +143,7 @@ def test_a_killed_command_is_settled_by_the_next(ticking: Machine) -> None:
     goes_on(ticking, before)
 
 
+@pytest.mark.usefixtures("unguarded")
 def test_a_settled_machine_can_migrate_at_once(ticking: Machine) -> None:
     """QEMU sees late that nobody listens any more, and takes no orders before it has."""
     before = ticks(ticking)
@@ -146,6 +155,7 @@ def test_a_settled_machine_can_migrate_at_once(ticking: Machine) -> None:
     goes_on(ticking, before)
 
 
+@pytest.mark.usefixtures("unguarded")
 def test_a_command_killed_once_all_was_sent_leaves_no_guest_standing(
     ticking: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +171,7 @@ def test_a_command_killed_once_all_was_sent_leaves_no_guest_standing(
     if child == 0:
         migrate.migrate(ticking)
     os.waitpid(child, 0)
-    monkeypatch.undo()
+    monkeypatch.setattr(stream, "hand_over", hand_over)
     assert ticking.state() == "paused"
     assert ticking.pid() == first
     migrate.migrate(ticking)
