@@ -17,13 +17,28 @@ if TYPE_CHECKING:
     from vmm.templates import Template
 
 
+class _Words(argparse.ArgumentParser):
+    """Where a word takes a COMMAND, what follows `--` is it: argparse takes none behind an option."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's own, which calls it with what follows the word."""
+        words = list(args or ())
+        if "--" not in words or self.get_default("arguments") is None:
+            return super().parse_known_args(words, namespace)
+        at = words.index("--")
+        known, rest = super().parse_known_args(words[:at], namespace)
+        known.arguments = [*known.arguments, *words[at + 1 :]]
+        return known, rest
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """The words of template."""
-    words = parser.add_subparsers(dest="word", required=True, metavar="create|ls|inspect|pool|rm")
+    names = "create|ls|inspect|pool|rm"
+    words = parser.add_subparsers(dest="word", required=True, metavar=names, parser_class=_Words)
     create = words.add_parser("create", help="freeze a machine: of an image, or one that runs")
     create.add_argument("name", metavar="NAME")
     create.add_argument("image", metavar="IMAGE|MACHINE", help="an image to boot, or a running machine")
-    warmed = "its program is warmed, not run"
+    warmed = "its program is warmed, not run; `--` before it"
     create.add_argument("arguments", metavar="COMMAND", nargs="*", default=[], help=warmed)
     create.add_argument("-m", "--memory", metavar="SIZE")
     create.add_argument("--cpus", metavar="N", type=int)

@@ -15,7 +15,7 @@ import pytest
 from capabilities import need
 from commandline import CommandLine
 
-from cli import inside
+from cli import inside, template
 from cli import main as front
 from host.errors import NotFound, Usage
 from host.paths import guest_helper
@@ -302,3 +302,17 @@ def test_docker_s_words_lead_to_ours(theirs: str, ours: str, capsys: pytest.Capt
     assert status == 2
     assert f"here it is `vmm {ours}`" in err
     assert said(capsys, *ours.split(), "--help")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["t tiny --memory 1G -- sh -c x", "--memory 1G t tiny -- sh -c x", "t --memory 1G tiny sh -- -c x"],
+)
+def test_a_template_s_command_may_follow_the_options(words: str) -> None:
+    """argparse takes no more words once an option came behind IMAGE."""
+    parser = argparse.ArgumentParser()
+    template.configure(parser)
+    args = parser.parse_args(["create", *words.split()])
+    assert (args.name, args.image, args.memory) == ("t", "tiny", "1G")
+    assert args.arguments == ["sh", "-c", "x"]
+    assert parser.parse_args(["rm", "a", "--", "b"]).names == ["a", "b"]
