@@ -11,11 +11,13 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from cli import table
+from host import guard
 from host.errors import HostUnfit, Unsupported
 from instances import kinds, registry
 
 if TYPE_CHECKING:
     from images.store import Store
+    from instances.kinds import Backend
     from instances.registry import Instance
 
 
@@ -144,15 +146,21 @@ def _still(instance: Instance) -> Iterator[None]:
     if backend.state() != "running":
         yield
         return
-    try:
-        backend.pause()
-    except HostUnfit as error:  # a user without a cgroup has no freezer
-        sys.stderr.write(f"vmm: {instance.name} goes on meanwhile: {error}\n")
-        yield
-        return
-    try:
-        yield
-    finally:
+    with guard.guarded(lambda: _go_on(backend)):
+        try:
+            backend.pause()
+        except HostUnfit as error:  # a user without a cgroup has no freezer
+            sys.stderr.write(f"vmm: {instance.name} goes on meanwhile: {error}\n")
+            yield
+            return
+        try:
+            yield
+        finally:
+            backend.resume()
+
+
+def _go_on(backend: Backend) -> None:
+    if backend.state() == "paused":
         backend.resume()
 
 

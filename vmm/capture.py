@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from host import commands
+from host import commands, guard
 from host.edges import Edges
 from host.errors import InUse, Unsupported
-from vmm import freeze, guard, holes, launch, live, ports, stream, templates
+from vmm import freeze, holes, launch, live, ports, stream, templates
 from vmm.admission import boot_timeout_s
 from vmm.machine import Machine
 from vmm.monitor import Monitor

@@ -11,12 +11,12 @@ import os
 import time
 from pathlib import Path
 
-from host import commands, paths
+from host import commands, guard, paths
 from host.edges import Edges
 from host.errors import Unsupported, WrongState
 from host.exec_request import ExecRequest
 from host.stdio import Stdio
-from vmm import clones, guard, holes, launch, ports, stream
+from vmm import clones, holes, launch, ports, stream
 from vmm.admission import boot_timeout_s
 from vmm.boot import Boot
 from vmm.channel import Channel

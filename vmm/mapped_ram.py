@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from host import commands, records
+from host import commands, guard, records
 from host.errors import BadData, DeadlinePassed, Failure, NotFound, Unsupported, WrongState
 from host.sizes import format_bytes
-from vmm import diagnosis, guard, process, stream
+from vmm import diagnosis, process, stream
 
 if TYPE_CHECKING:
     from vmm.machine import Machine

@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from host import guard
 from host.edges import Edges
 from host.errors import Failure, Unsupported, WrongState
 from host.linux.cgroup import Cgroup
-from vmm import confine, forwards, guard, holes, launch, ports, process, stream
+from vmm import confine, forwards, holes, launch, ports, process, stream
 from vmm.monitor import Monitor
 from vmm.qemu_driver import QemuDriver
 from vmm.spec import Forward, MachineSpec, replace

@@ -167,3 +167,27 @@ def test_the_cli_itself_can_be_terminated(vmm: CommandLine) -> None:
         assert running.stdout.readline() == b"up\n"
         running.terminate()
         assert running.wait(20) == 6
+
+
+@pytest.mark.parametrize("words", [("commit", "busy", "kept"), ("export", "busy", "-o", "/dev/null")])
+def test_a_copy_of_a_running_container_that_is_killed_leaves_it_running(
+    words: tuple[str, ...], vmm: CommandLine
+) -> None:
+    """It is paused meanwhile, and nobody else would resume it."""
+    _needs("--ct")
+    write = "dd if=/dev/urandom of=/large bs=1M count=200 2>/dev/null; echo there; exec sleep 600"
+    vmm.ok("run", "-d", "--ct", "--network", "none", "--name", "busy", "tiny", "sh", "-c", write)
+    try:
+        while "there" not in vmm.ok("logs", "busy"):
+            time.sleep(0.05)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(vmm.argv(*words), env=vmm.env, start_new_session=True, **quiet) as killed:
+            while vmm.ls()["busy"]["state"] != "paused":
+                assert killed.poll() is None
+            killed.kill()
+        deadline = time.monotonic() + 5
+        while vmm.ls()["busy"]["state"] == "paused":
+            assert time.monotonic() < deadline
+        assert vmm.ok("exec", "busy", "echo", "in") == "in\n"
+    finally:
+        vmm.ok("rm", "-f", "busy")

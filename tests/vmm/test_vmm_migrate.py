@@ -18,10 +18,10 @@ from commandline import CommandLine
 from machines import machine
 from test_vmm_machine import inside, until_said
 
-from host import paths
+from host import guard, paths
 from host.edges import Edges
 from host.errors import Failure, Unsupported, WrongState
-from vmm import guard, migrate, stream
+from vmm import migrate, stream
 from vmm.machine import Machine
 from vmm.monitor import JOURNAL
 from vmm.spec import Forward, Nic
