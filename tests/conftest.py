@@ -13,6 +13,22 @@ import pytest
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 
 
+_rerun: list[pytest.TestReport] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep why a test was run once more: what passes the second time has a cause, too."""
+    if report.outcome == "rerun":  # type: ignore[comparison-overlap]
+        _rerun.append(report)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say it at the end."""
+    for report in _rerun:
+        terminalreporter.section(f"run again: {report.nodeid}")
+        terminalreporter.write_line("\n".join(report.longreprtext.splitlines()[-40:]))
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty VMM_HOME; its run directory goes with it."""
