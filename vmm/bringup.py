@@ -139,6 +139,15 @@ def note_address(machine: Machine) -> None:
             ssh.note_address(machine.run_dir, address, 22)
 
 
+def note_ready(machine: Machine) -> None:
+    """Keep that a clone of a system is ready: no template is frozen before its sshd listens, and the clone's
+    ports are open only once its own does."""
+    from vmm import readiness, ssh
+
+    if not machine.spec.command_mode and ssh.address(machine.run_dir):
+        readiness.remember(machine.run_dir, "ssh-ready")
+
+
 def main_request(spec: MachineSpec, stdio: Stdio | None = None) -> ExecRequest:
     """The command that the machine lives for; with our terminal and stdin where we stay."""
     command = spec.command

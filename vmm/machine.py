@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vmm.channel import Channel
     from vmm.launch import Launch
     from vmm.qemu_driver import QemuDriver
+    from vmm.readiness import Knock
 
 
 class Machine:
@@ -33,6 +34,7 @@ class Machine:
         self.spec: MachineSpec = spec
         self.driver: QemuDriver = _driver(folder, run, spec)
         self.folder, self.run_dir = folder, self.driver.run
+        self._knock: Knock | None = None
 
     # ---- start ----
 
@@ -61,6 +63,8 @@ class Machine:
                     channel.start_main(bringup.main_request(self.spec))
             bringup.note_address(self)
             phases.keep(self.run_dir, edges)
+            if boot.cloned:
+                bringup.note_ready(self)
         except BaseException:
             self.driver.kill()
             self.driver.release()
@@ -152,15 +156,22 @@ class Machine:
     def ask(self) -> None:
         """Put the question that `state` reads the answer of: of many machines, all are at it at once."""
         self.driver.ask()
+        if not self.spec.command_mode:
+            from vmm import readiness
+
+            self._knock = readiness.knock(self.run_dir)
 
     def state(self) -> str:
         """`created`, `exited`, or what QEMU says: running (in system mode how far it is), paused,
         unresponsive."""
         said = self.driver.state()
+        knocked, self._knock = self._knock, None
         if said == "running" and not self.spec.command_mode:
             from vmm import readiness
 
-            return readiness.glance(self.run_dir)
+            return readiness.glance(self.run_dir, knocked)
+        if knocked:
+            knocked.close()
         if said == "exited" and not (self.folder / "serial.log").exists():
             return "created"
         return said

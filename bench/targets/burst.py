@@ -17,6 +17,7 @@ from bench.targets.ours import PREFIX
 from bench.targets.whole import vmm_argv
 
 _REMOVE_S = 300.0
+_UP = ("running", "ssh-ready", "cloud-init-done")
 
 
 class Burst:
@@ -65,13 +66,13 @@ class Burst:
         return time.monotonic() - began_s
 
     def running(self) -> int:
-        """How many of them `vmm ls` shows as running."""
+        """How many of them `vmm ls` shows as running; in system mode that is once sshd answers."""
         return len(self._running())
 
     def _running(self) -> list[str]:
         said = subprocess.run([*vmm_argv(), "ls", "--json"], check=True, capture_output=True).stdout
         shown: list[dict[str, Any]] = json.loads(said)["instances"]
-        return [one["name"] for one in shown if one["name"] in self._started and one["state"] == "running"]
+        return [one["name"] for one in shown if one["name"] in self._started and one["state"] in _UP]
 
     def memory(self) -> dict[str, float]:
         """The mean over the machines: PSS in all, and what of it is not the guest's RAM."""

@@ -75,6 +75,17 @@ def test_twenty_clones_are_not_alike(template: str) -> None:
         assert len({lines[position] for lines in told}) == 20, what
 
 
+def test_a_list_shows_a_clone_as_ready_at_once(template: str) -> None:
+    """It is not handed over before its sshd listens: nobody has to knock to find that out."""
+    for words in ((), ("--keep-identity",)):
+        vmm("run", "--vm", "-d", "--name", "listed", "--from", template, *words)
+        try:
+            shown = json.loads(vmm("ls", "--json"))["instances"]
+        finally:
+            vmm("rm", "-f", "listed")
+        assert [one["state"] for one in shown if one["name"] == "listed"] == ["ssh-ready"]
+
+
 def test_a_clone_has_no_rest_of_its_templates_boot_to_do(template: str) -> None:
     ended = set()
     for name in ("first", "second"):
