@@ -69,6 +69,15 @@ class Clone(Machine):
 
         return frozen.facts(str(self.request(cell).template))
 
+    def freeze(self, cell: Cell) -> dict[str, float]:
+        """Make the template once more; what that cost."""
+        from instances import frozen
+
+        with contextlib.suppress(NotFound):
+            frozen.remove(str(self.request(cell).template))
+        self.prepare(cell)
+        return self.frozen(cell)
+
     def burst(self, cell: Cell) -> AbstractContextManager[Burst]:
         """Clones asked for at once, by whole commands."""
         from bench.targets import burst

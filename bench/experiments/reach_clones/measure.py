@@ -40,9 +40,9 @@ def measure(target: Target, cell: Cell) -> Parts:
 
 
 def _frozen(target: Target, cell: Cell) -> Parts:
-    """What the template cost that `prepare` made."""
-    told = getattr(target, "frozen", None)
-    return Parts(values=told(cell)) if told else workload.skipped(f"{target.name} has no template")
+    """What a template costs, made anew each time."""
+    freeze = getattr(target, "freeze", None)
+    return Parts(values=freeze(cell)) if freeze else workload.skipped(f"{target.name} has no template")
 
 
 def _nth(target: Target, cell: Cell) -> Parts:
