@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _plan_words(one)
     one = words.add_parser("run", help="measure; every sample is on disk before the next begins")
     _plan_words(one)
-    one.add_argument("--out", type=Path, help="folder of the results (out/NAME)")
+    one.add_argument("-o", "--out", type=Path, help="folder of the results (out/NAME)")
     one.add_argument("--dry-run", action="store_true", help="show what would be run")
     one.add_argument("--fail-if", action="append", default=[], metavar="EXPR",
                      help="exit 1 where it holds: 'ct.start.median > 1.1 * base'")  # fmt: skip

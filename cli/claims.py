@@ -32,19 +32,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The words of vmm claims."""
     words = parser.add_subparsers(dest="word", required=True, metavar="WORD")
     one = words.add_parser("list", help="all 67 claims, with their verdicts where results are there")
-    one.add_argument("--out", type=Path, default=OUT, help="the results to judge by (out/claims)")
+    one.add_argument("-o", "--out", type=Path, default=OUT, help="the results to judge by (out/claims)")
     one = words.add_parser("run", help="measure what the claims need, then judge them")
     one.add_argument("claims", nargs="*", metavar="C1", help="which ones (or --all)")
     one.add_argument("--all", action="store_true", help="all of them")
     one.add_argument("--quick", action="store_true", help="no more runs than a verdict needs")
-    one.add_argument("--out", type=Path, default=OUT, help="folder of the results (out/claims)")
+    one.add_argument("-o", "--out", type=Path, default=OUT, help="folder of the results (out/claims)")
     one.add_argument("--resume", action="store_true", help="go on with what is in --out")
     one.add_argument("--dry-run", action="store_true", help="print the plan and its estimate only")
     one = words.add_parser("judge", help="judge results that are already there (any vmm bench campaign)")
     one.add_argument("results", type=Path, nargs="+", metavar="RESULTS")
     one = words.add_parser("explain", help="one claim: wording, predicates, experiment, verdict, reason")
     one.add_argument("claim", metavar="C1")
-    one.add_argument("--out", type=Path, default=OUT, help="the results to judge by (out/claims)")
+    one.add_argument("-o", "--out", type=Path, default=OUT, help="the results to judge by (out/claims)")
 
 
 def main(args: argparse.Namespace) -> int:

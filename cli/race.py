@@ -42,7 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--targets", default=TARGETS, metavar="A,B", help=f"who races (of {TARGETS} what is there)"
     )
     parser.add_argument("--runs", type=int, default=1, help="runs of each after one warm-up (1)")
-    parser.add_argument("--out", type=Path, default=Path("out/race"), help="folder of the samples (out/race)")
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("out/race"), help="folder of the samples (out/race)"
+    )
     parser.add_argument("--record", type=Path, metavar="FILE.svg", help="keep the race as an animation")
 
 

@@ -30,10 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="default: html md csv ipynb; pdf is the page printed by Chromium, svg the first picture alone",
     )
     build.add_argument(
-        "--out", metavar="DIR", type=Path, help="where to write (default: beside the first results)"
+        "-o", "--out", metavar="DIR", type=Path, help="where to write (default: beside the first results)"
     )
     exercises = verbs.add_parser("exercises", help="write exercises with flawed data sets, and their answers")
-    exercises.add_argument("--out", metavar="DIR", type=Path, default=Path("out/exercises"))
+    exercises.add_argument("-o", "--out", metavar="DIR", type=Path, default=Path("out/exercises"))
 
 
 def main(args: argparse.Namespace) -> int:
