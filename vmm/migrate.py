@@ -109,8 +109,10 @@ def _migrate(machine: Machine, source: QemuDriver, bytes_per_s: int) -> Moved:
             if running:
                 boot.monitor.execute("cont")
             late_s = time.monotonic() - stopped
-        except BaseException:
+        except BaseException as error:
             _undo(ours, target)
+            if isinstance(error, Failure):
+                error.hint = error.hint or "the machine goes on where it was"
             raise
         finally:
             boot.close()

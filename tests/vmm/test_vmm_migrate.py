@@ -102,9 +102,10 @@ def test_a_second_qemu_that_dies_half_way_changes_nothing(ticking: Machine) -> N
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(Failure, match="cannot migrate"):
+    with pytest.raises(Failure, match="cannot migrate") as told:
         migrate.migrate(ticking, SLOW)
     killer.join()
+    assert "goes on where it was" in told.value.told()
     assert ticking.pid() == pid
     goes_on(ticking, before)
 
