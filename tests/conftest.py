@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 
 # As `vmm` itself does: an ordinary user's PATH does not look where Debian keeps mke2fs and nft.
 os.environ["PATH"] += ":/usr/sbin:/sbin"
+# A shell without job control has what it starts in the background ignore ctrl-c, and all that this starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 _rerun: list[pytest.TestReport] = []
