@@ -31,38 +31,25 @@ _ASK_CLOUD_INIT = (
 )
 
 
-def banner(where: tuple[str, int], timeout_s: float) -> bytes:
-    """The first bytes that sshd says at an address; empty where it says nothing in time.
+class Knock:
+    """A connection to an sshd whose first words are still to come.
 
     QEMU's user network accepts at once and connects to the guest later: only bytes prove the guest's sshd.
     """
-    deadline = time.monotonic() + timeout_s
-    try:
-        with socket.create_connection(where, timeout_s) as line:
-            left_s = max(0.0, deadline - time.monotonic())
-            if not select.select([line], [], [], left_s)[0]:
-                return b""
-            return line.recv(64)
-    except OSError:
-        return b""
 
-
-class Knock:
-    """A connection to an sshd whose first word is still to come."""
-
-    def __init__(self, where: tuple[str, int]) -> None:
-        self._until = time.monotonic() + _LIST_S
+    def __init__(self, where: tuple[str, int], timeout_s: float) -> None:
+        self._until = time.monotonic() + timeout_s
         self._line = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._line.setblocking(False)
         self._line.connect_ex(where)
 
-    def heard(self) -> bool:
-        """Whether it is an sshd's, once that time is over at the latest; then hang up."""
+    def said(self) -> bytes:
+        """What it says first, then hang up; empty where it says nothing in time."""
         try:
             left_s = max(0.0, self._until - time.monotonic())
-            return bool(select.select([self._line], [], [], left_s)[0]) and _is_sshd(self._line.recv(64))
+            return self._line.recv(64) if select.select([self._line], [], [], left_s)[0] else b""
         except OSError:
-            return False
+            return b""
         finally:
             self.close()
 
@@ -71,15 +58,16 @@ class Knock:
         self._line.close()
 
 
+def banner(where: tuple[str, int], timeout_s: float) -> bytes:
+    """The first bytes that sshd says at an address; empty where it says nothing in time."""
+    return Knock(where, timeout_s).said()
+
+
 def knock(run: Path) -> Knock | None:
     """Knock at the sshd of a machine that nobody has seen ready yet, for `glance` to hear; None: no need."""
     if _read(run / "ready") or (where := ssh.address(run)) is None:
         return None
-    return Knock(where)
-
-
-def _is_sshd(said: bytes) -> bool:
-    return said.startswith(b"SSH-")
+    return Knock(where, _LIST_S)
 
 
 def glance(run: Path, knocked: Knock | None = None) -> str:
@@ -90,7 +78,7 @@ def glance(run: Path, knocked: Knock | None = None) -> str:
     where = ssh.address(run)
     if where is None:
         return "running"
-    if knocked.heard() if knocked else _is_sshd(banner(where, _GLANCE_S)):
+    if (knocked or Knock(where, _GLANCE_S)).said().startswith(b"SSH-"):
         remember(run, "ssh-ready")
         return "ssh-ready"
     return "booting"
